@@ -1,1 +1,34 @@
-//! Part of corral.
+//! Coordination between tasks and between instances: leases with release events, and short-lived
+//! shared records.
+//!
+//! The crate knows nothing of modules, HTTP or object storage. Each concern is a trait with an
+//! in-process implementation here and room for one that is shared by a fleet; one contract suite
+//! per trait (`testing`, feature `test-util`) holds every implementation to the same behaviour.
+//!
+//! Three rules that callers build on:
+//!
+//! - **A lease saves work, it does not protect data.** A lost lease costs one duplicate fetch.
+//!   What must not happen twice has to be a create-only write.
+//! - **"Held by somebody else" is an answer**, [`Acquire::Held`], never an error.
+//! - **A release event is a hint.** Events get lost, come twice or late, and expiry sends none.
+//!   A waiter subscribes first, then tries, then looks at the truth, then waits; after every
+//!   wake-up it looks again.
+
+mod clock;
+mod config;
+mod error;
+mod event;
+mod key;
+mod sync;
+mod token;
+mod ttl;
+
+#[cfg(feature = "test-util")]
+pub use clock::ManualClock;
+pub use clock::{Clock, TokioClock, sleep_until, timeout};
+pub use config::LeaseConfig;
+pub use error::{LeaseError, LeaseErrorKind};
+pub use event::{Outcome, ReleaseEvent};
+pub use key::LeaseKey;
+pub use token::{Holder, LeaseToken};
+pub use ttl::{RECORD_TTL_MAX, lease_ttl_ms, record_ttl_ms};
