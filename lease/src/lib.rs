@@ -19,8 +19,11 @@ mod config;
 mod error;
 mod event;
 mod key;
+mod observer;
+mod records;
 mod subscription;
 mod sync;
+mod table;
 mod token;
 mod ttl;
 
@@ -31,6 +34,14 @@ pub use config::LeaseConfig;
 pub use error::{LeaseError, LeaseErrorKind};
 pub use event::{Outcome, ReleaseEvent};
 pub use key::LeaseKey;
+pub use observer::{LeaseObserver, LostReason, NoObserver, ReleaseEnd};
+pub use records::{
+    RECORD_KEY_BYTES_MAX, Record, RecordEntry, RecordPage, Records, check_record_key,
+};
 pub use subscription::{Fanout, Subscription, Wake, WakeSource};
+pub use table::{
+    Acquire, ForceRelease, Grant, HeldLease, LeasePage, LeaseQuery, LeaseTable, LeaseView,
+    PAGE_LIMIT_MAX, Progress, Released, Renewal, TakeOver,
+};
 pub use token::{Holder, LeaseToken};
 pub use ttl::{RECORD_TTL_MAX, lease_ttl_ms, record_ttl_ms};
