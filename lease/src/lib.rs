@@ -24,6 +24,8 @@ mod records;
 mod subscription;
 mod sync;
 mod table;
+#[cfg(feature = "test-util")]
+pub mod testing;
 mod token;
 mod ttl;
 
