@@ -19,6 +19,7 @@ mod config;
 mod error;
 mod event;
 mod key;
+mod local;
 mod observer;
 mod records;
 mod subscription;
@@ -36,6 +37,7 @@ pub use config::LeaseConfig;
 pub use error::{LeaseError, LeaseErrorKind};
 pub use event::{Outcome, ReleaseEvent};
 pub use key::LeaseKey;
+pub use local::{LocalLeases, LocalRecords, RecordLimits, RecordStats};
 pub use observer::{LeaseObserver, LostReason, NoObserver, ReleaseEnd};
 pub use records::{
     RECORD_KEY_BYTES_MAX, Record, RecordEntry, RecordPage, Records, check_record_key,
