@@ -4,5 +4,10 @@
 //! This crate knows `lease`'s traits and nothing of HTTP serving, Valkey or the environment.
 
 mod error;
+mod module;
 
 pub use error::{Error, ErrorKind, FailureRecord};
+pub use module::{
+    MODULE_PATH_BYTES_MAX, ModulePath, PATH_ELEMENT_BYTES_MAX, VERSION_BYTES_MAX, Version,
+    VersionQuery,
+};
