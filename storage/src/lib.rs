@@ -3,9 +3,14 @@
 //!
 //! This crate knows `lease`'s traits and nothing of HTTP serving, Valkey or the environment.
 
+mod artifact;
 mod error;
+pub mod layout;
 mod module;
 
+pub use artifact::{
+    ArtifactKey, Document, FileKind, SumdbKey, SumdbName, SumdbPath, Tile, TileLevel,
+};
 pub use error::{Error, ErrorKind, FailureRecord};
 pub use module::{
     MODULE_PATH_BYTES_MAX, ModulePath, PATH_ELEMENT_BYTES_MAX, VERSION_BYTES_MAX, Version,
