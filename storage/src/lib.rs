@@ -7,6 +7,7 @@ mod artifact;
 mod error;
 pub mod layout;
 mod module;
+pub mod verify;
 
 pub use artifact::{
     ArtifactKey, Document, FileKind, SumdbKey, SumdbName, SumdbPath, Tile, TileLevel,
