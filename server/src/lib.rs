@@ -1,1 +1,3 @@
 //! Part of corral.
+
+pub mod goproxy;

@@ -1,0 +1,3 @@
+//! The GOPROXY protocol as it is served.
+
+pub mod path;
