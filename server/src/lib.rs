@@ -1,3 +1,3 @@
-//! Part of corral.
+//! The `corral` server: HTTP, configuration and process life.
 
 pub mod goproxy;

@@ -49,7 +49,18 @@ pub enum Error {
         /// The first line of its body.
         text: String,
     },
-    /// Upstream could not be reached, failed (5xx) or broke off in the middle of a body.
+    /// No connection to upstream came about.
+    #[error("upstream {upstream} cannot be reached: {reason}")]
+    Unreachable {
+        /// The upstream's name: scheme, host and path without credentials.
+        upstream: String,
+        /// What happened, in words for a client.
+        reason: String,
+        /// The library's error, for the log.
+        #[source]
+        source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    },
+    /// Upstream failed (5xx) or broke off in the middle of a body.
     #[error("upstream {upstream} failed: {reason}")]
     Upstream {
         /// The upstream's name: scheme, host and path without credentials.
@@ -156,7 +167,9 @@ pub enum ErrorKind {
     Forbidden,
     /// Our request or our credentials are at fault: tell the operator, do not retry.
     Refused,
-    /// Connection or upstream trouble: retry.
+    /// No connection: retry; what is stored may stand in for an answer.
+    Unreachable,
+    /// Upstream trouble: retry.
     Transient,
     /// As [`ErrorKind::Transient`], by a time limit.
     TimedOut,
@@ -185,7 +198,10 @@ pub enum ErrorKind {
 impl ErrorKind {
     /// Tells whether another attempt may succeed where this one failed.
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::Transient | Self::TimedOut | Self::Throttled | Self::Storage)
+        matches!(
+            self,
+            Self::Unreachable | Self::Transient | Self::TimedOut | Self::Throttled | Self::Storage
+        )
     }
 }
 
@@ -213,6 +229,7 @@ impl Error {
             Self::NotFound { gone: true, .. } => ErrorKind::Gone,
             Self::Forbidden { .. } => ErrorKind::Forbidden,
             Self::Refused { .. } => ErrorKind::Refused,
+            Self::Unreachable { .. } => ErrorKind::Unreachable,
             Self::Upstream { .. } => ErrorKind::Transient,
             Self::TimedOut { .. } => ErrorKind::TimedOut,
             Self::Throttled { .. } => ErrorKind::Throttled,
@@ -220,8 +237,14 @@ impl Error {
             Self::Storage { .. } => ErrorKind::Storage,
             Self::Overloaded { .. } => ErrorKind::Overloaded,
             Self::WaitedTooLong { .. } => ErrorKind::WaitedTooLong,
-            Self::NotStored { fetch_disabled: false, .. } => ErrorKind::NotStored,
-            Self::NotStored { fetch_disabled: true, .. } => ErrorKind::FetchDisabled,
+            Self::NotStored {
+                fetch_disabled: false,
+                ..
+            } => ErrorKind::NotStored,
+            Self::NotStored {
+                fetch_disabled: true,
+                ..
+            } => ErrorKind::FetchDisabled,
             Self::Interrupted { .. } => ErrorKind::Interrupted,
             Self::Remembered(record) => record.kind,
             Self::Config(_) => ErrorKind::Config,
@@ -254,7 +277,10 @@ impl Error {
     where
         E: std::error::Error + Send + Sync + 'static,
     {
-        Self::Storage { doing: doing.into(), source: Some(Arc::new(source)) }
+        Self::Storage {
+            doing: doing.into(),
+            source: Some(Arc::new(source)),
+        }
     }
 
     /// Builds [`Error::InvalidName`], shortening a name too long to print.
@@ -263,6 +289,10 @@ impl Error {
         name: &str,
         reason: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self::InvalidName { what, name: name.chars().take(200).collect(), reason: reason.into() }
+        Self::InvalidName {
+            what,
+            name: name.chars().take(200).collect(),
+            reason: reason.into(),
+        }
     }
 }

@@ -5,7 +5,9 @@
 
 mod artifact;
 mod error;
+mod instance_dir;
 pub mod layout;
+mod mapped;
 mod module;
 pub mod verify;
 
@@ -13,6 +15,8 @@ pub use artifact::{
     ArtifactKey, Document, FileKind, SumdbKey, SumdbName, SumdbPath, Tile, TileLevel,
 };
 pub use error::{Error, ErrorKind, FailureRecord};
+pub use instance_dir::InstanceDir;
+pub use mapped::{CHUNK_BYTES_MAX, GrowingMap, KEPT_RESIDENT_BYTES_MAX, MappedFile, MappedStream};
 pub use module::{
     MODULE_PATH_BYTES_MAX, ModulePath, PATH_ELEMENT_BYTES_MAX, VERSION_BYTES_MAX, Version,
     VersionQuery,

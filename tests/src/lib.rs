@@ -1,1 +1,4 @@
-//! Harness of the end-to-end tests.
+//! Harness of the end-to-end tests: a misbehaving upstream, the real binary, raw clients.
+//!
+//! Everything listens on 127.0.0.1 with a port that the system picks, and every instance has
+//! directories of its own, so tests run in parallel. Waiting is always for a state, with a bound.
