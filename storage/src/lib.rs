@@ -9,6 +9,7 @@ mod instance_dir;
 pub mod layout;
 mod mapped;
 mod module;
+pub mod store;
 pub mod verify;
 
 pub use artifact::{
@@ -21,3 +22,4 @@ pub use module::{
     MODULE_PATH_BYTES_MAX, ModulePath, PATH_ELEMENT_BYTES_MAX, VERSION_BYTES_MAX, Version,
     VersionQuery,
 };
+pub use store::{ArtifactStore, ByteStream, Created, Source, StoreOptions, Stored, StoredBody};
