@@ -9,7 +9,10 @@ mod instance_dir;
 pub mod layout;
 mod mapped;
 mod module;
+mod retry;
 pub mod store;
+mod sumdb;
+mod upstream;
 pub mod verify;
 
 pub use artifact::{
@@ -22,4 +25,11 @@ pub use module::{
     MODULE_PATH_BYTES_MAX, ModulePath, PATH_ELEMENT_BYTES_MAX, VERSION_BYTES_MAX, Version,
     VersionQuery,
 };
+pub use retry::{Delays, RetryPolicy};
 pub use store::{ArtifactStore, ByteStream, Created, Source, StoreOptions, Stored, StoredBody};
+pub use sumdb::SumdbRelay;
+pub use upstream::{
+    CacheControl, FetchObserver, FetchOutcome, FetchRequest, Fetched, FetchedBody, FileUpstream,
+    GoProxyList, HttpUpstream, NoFetchObserver, OfflineUpstream, ResumeFrom, Upstream,
+    UpstreamConfig, UpstreamIdentity, UpstreamList, UpstreamUrl, Validators, connect_upstream,
+};
