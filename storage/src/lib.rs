@@ -5,6 +5,7 @@
 
 mod artifact;
 mod error;
+mod flight;
 mod instance_dir;
 pub mod layout;
 mod mapped;
@@ -19,6 +20,7 @@ pub use artifact::{
     ArtifactKey, Document, FileKind, SumdbKey, SumdbName, SumdbPath, Tile, TileLevel,
 };
 pub use error::{Error, ErrorKind, FailureRecord};
+pub use flight::{FlightLimits, FlightStatus, FlightView, Flights, Lead, Phase, Role, Seat};
 pub use instance_dir::InstanceDir;
 pub use mapped::{CHUNK_BYTES_MAX, GrowingMap, KEPT_RESIDENT_BYTES_MAX, MappedFile, MappedStream};
 pub use module::{
