@@ -11,6 +11,7 @@ pub mod layout;
 mod mapped;
 mod module;
 mod retry;
+mod spool;
 pub mod store;
 mod sumdb;
 mod upstream;
@@ -28,6 +29,7 @@ pub use module::{
     VersionQuery,
 };
 pub use retry::{Delays, RetryPolicy};
+pub use spool::{FillState, Filling, FillingWriter, HELD_BACK_BYTES, Spool};
 pub use store::{ArtifactStore, ByteStream, Created, Source, StoreOptions, Stored, StoredBody};
 pub use sumdb::SumdbRelay;
 pub use upstream::{
