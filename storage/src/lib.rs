@@ -6,9 +6,11 @@
 mod artifact;
 mod error;
 mod flight;
+mod hot;
 mod instance_dir;
 pub mod layout;
 mod mapped;
+mod metrics;
 mod module;
 mod retry;
 mod spool;
@@ -22,8 +24,10 @@ pub use artifact::{
 };
 pub use error::{Error, ErrorKind, FailureRecord};
 pub use flight::{FlightLimits, FlightStatus, FlightView, Flights, Lead, Phase, Role, Seat};
+pub use hot::HotTier;
 pub use instance_dir::InstanceDir;
 pub use mapped::{CHUNK_BYTES_MAX, GrowingMap, KEPT_RESIDENT_BYTES_MAX, MappedFile, MappedStream};
+pub use metrics::StorageMetrics;
 pub use module::{
     MODULE_PATH_BYTES_MAX, ModulePath, PATH_ELEMENT_BYTES_MAX, VERSION_BYTES_MAX, Version,
     VersionQuery,
