@@ -143,13 +143,25 @@ impl ArtifactKey {
         }
     }
 
+    /// Tells whether this is a zip: the one kind that is worth sending while it arrives, and that
+    /// can be told from a wrong answer by its first bytes.
+    pub fn is_zip(&self) -> bool {
+        matches!(
+            self,
+            Self::File {
+                kind: FileKind::Zip,
+                ..
+            }
+        )
+    }
+
     /// Tells whether another answer may be right later: lists, `@latest`, queries, and a
     /// checksum database's tree head. Everything else never changes.
     pub fn is_mutable(&self) -> bool {
         match self {
             Self::File { .. } => false,
             Self::Document { .. } => true,
-            Self::Sumdb(key) => matches!(key.path, SumdbPath::Latest),
+            Self::Sumdb(key) => matches!(key.path, SumdbPath::Latest | SumdbPath::Supported),
         }
     }
 

@@ -4,26 +4,41 @@
 //! This crate knows `lease`'s traits and nothing of HTTP serving, Valkey or the environment.
 
 mod artifact;
+mod artifacts;
+mod config;
+mod document;
 mod error;
+mod fill;
 mod flight;
+mod freshness;
 mod hot;
 mod instance_dir;
 pub mod layout;
 mod mapped;
 mod metrics;
 mod module;
+mod record_warnings;
+mod refresh;
 mod retry;
+mod revalidations;
 mod spool;
 pub mod store;
 mod sumdb;
+#[cfg(feature = "test-util")]
+pub mod testing;
+mod turn;
 mod upstream;
 pub mod verify;
+mod warmer;
 
 pub use artifact::{
     ArtifactKey, Document, FileKind, SumdbKey, SumdbName, SumdbPath, Tile, TileLevel,
 };
+pub use artifacts::{Answer, AnswerBody, Arriving, Artifacts, CacheOutcome, GetOptions, Verdict};
+pub use config::{OnWaitTimeout, WarmerConfig};
 pub use error::{Error, ErrorKind, FailureRecord};
 pub use flight::{FlightLimits, FlightStatus, FlightView, Flights, Lead, Phase, Role, Seat};
+pub use freshness::{Freshness, FreshnessPolicy};
 pub use hot::HotTier;
 pub use instance_dir::InstanceDir;
 pub use mapped::{CHUNK_BYTES_MAX, GrowingMap, KEPT_RESIDENT_BYTES_MAX, MappedFile, MappedStream};
@@ -41,3 +56,4 @@ pub use upstream::{
     GoProxyList, HttpUpstream, NoFetchObserver, OfflineUpstream, ResumeFrom, Upstream,
     UpstreamConfig, UpstreamIdentity, UpstreamList, UpstreamUrl, Validators, connect_upstream,
 };
+pub use warmer::{REVALIDATE_AT_MOST_EVERY, Warmer, WarmerParts};

@@ -74,8 +74,7 @@ pub struct SumdbKey {
 impl SumdbKey {
     /// Splits what follows `sumdb/` in a request path into the database's name and the rest.
     ///
-    /// The rest begins with `latest`, `lookup`, `supported` or `tile` and is not parsed;
-    /// `/supported` is a question about the proxy and no document.
+    /// The rest begins with `latest`, `lookup`, `supported` or `tile` and is not parsed.
     ///
     /// # Errors
     ///
@@ -107,7 +106,9 @@ impl fmt::Display for SumdbKey {
 /// A document's path below its database's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SumdbPath {
-    /// `latest`: the signed tree head, the only mutable document.
+    /// `supported`: whether the database can be reached this way; empty, and mutable.
+    Supported,
+    /// `latest`: the signed tree head, mutable.
     Latest,
     /// `lookup/{module}@{version}`, both escaped: the record of a version.
     Lookup {
@@ -130,6 +131,9 @@ impl SumdbPath {
         if path == "latest" {
             return Ok(Self::Latest);
         }
+        if path == "supported" {
+            return Ok(Self::Supported);
+        }
         if let Some(target) = path.strip_prefix("lookup/") {
             let (module, version) = target.split_once('@').ok_or_else(|| {
                 Error::invalid_name("checksum database path", path, "it names no version")
@@ -146,6 +150,7 @@ impl SumdbPath {
 impl fmt::Display for SumdbPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Supported => f.write_str("supported"),
             Self::Latest => f.write_str("latest"),
             Self::Lookup { module, version } => {
                 write!(f, "lookup/{}@{}", module.escaped(), version.escaped())

@@ -127,7 +127,6 @@ fn other_paths_have_no_key() {
         "sumdb/sum.golang.org",
         "sumdb/latest",
         "sumdb//latest",
-        "sumdb/sum.golang.org/supported",
         "sumdb/sum.golang.org/latest/x",
         "sumdb/sum.golang.org/lookup/",
         "sumdb/sum.golang.org/lookup/example.com/m",

@@ -1,0 +1,96 @@
+//! Settings of the warmer: plain typed values; the server reads them from wherever it likes.
+
+use std::time::Duration;
+
+use crate::flight::FlightLimits;
+use crate::freshness::FreshnessPolicy;
+
+/// What to do when a follower has waited all its rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnWaitTimeout {
+    /// Fetch without a lease; at most [`WarmerConfig::unleased_max`] at once.
+    Fetch,
+    /// Fail the request (504).
+    Error,
+}
+
+/// Settings of a [`crate::Warmer`]. Every duration is by the monotonic clock.
+#[derive(Debug, Clone)]
+pub struct WarmerConfig {
+    /// Bounds of the flight table.
+    pub flights: FlightLimits,
+    /// Further attempts after a failed one, while nothing has gone out yet. `fill.retries`,
+    /// default 3. More hide short upstream trouble and prolong long trouble.
+    pub retries: u32,
+    /// First step of the delay between attempts; it doubles up to `retry_delay_max`.
+    pub retry_delay: Duration,
+    /// Longest delay between inline attempts.
+    pub retry_delay_max: Duration,
+    /// All attempts of a fill together get this long to bring a first byte.
+    /// `fill.first_byte_max`, default 25 s: clients give up at 30 s.
+    pub first_byte_max: Duration,
+    /// A waiter's patience without progress. `fill.wait_max`, default 60 s.
+    pub wait_max: Duration,
+    /// The longest that one fill may take. `fill.max_duration`, default 1 h.
+    pub fill_max: Duration,
+    /// Whether zips reach clients while they arrive. `fill.stream`, default true.
+    pub stream: bool,
+    /// `fill.on_wait_timeout`, default fetch.
+    pub on_wait_timeout: OnWaitTimeout,
+    /// Fetches without a lease at once, after waiting in vain. Default 4.
+    pub unleased_max: usize,
+    /// `lease.ttl`, default 6 s.
+    pub lease_ttl: Duration,
+    /// How often a follower looks whether or not anything woke it. Default 2 s.
+    pub follow_poll: Duration,
+    /// `documents.ttl`, `.swr`, `.sie`: 60 s, 5 min, 24 h.
+    pub documents: FreshnessPolicy,
+    /// Refreshes that may wait behind stale answers. Default 256; one more is dropped.
+    pub revalidations_max: usize,
+    /// How long a 404 is remembered, ± 10 %. `negative.ttl`, default 60 s.
+    pub negative_ttl: Duration,
+    /// How long a 410 is remembered, ± 10 %. `negative.gone_ttl`, default 5 min.
+    pub gone_ttl: Duration,
+    /// How long a failure is told to whoever asks. `failure.ttl`, default 10 s.
+    pub failure_ttl: Duration,
+    /// The largest zip. Default 500 MiB, which is what the go command takes.
+    pub zip_bytes_max: u64,
+    /// Never ask upstream; what is stored is all there is. `offline`, default false.
+    pub offline: bool,
+    /// How often sampled gauges are read. Default 10 s.
+    pub sample_interval: Duration,
+}
+
+impl Default for WarmerConfig {
+    fn default() -> Self {
+        Self {
+            flights: FlightLimits {
+                flights_max: 4_096,
+                waiters_max: 50_000,
+            },
+            retries: 3,
+            retry_delay: Duration::from_millis(200),
+            retry_delay_max: Duration::from_secs(2),
+            first_byte_max: Duration::from_secs(25),
+            wait_max: Duration::from_secs(60),
+            fill_max: Duration::from_secs(3_600),
+            stream: true,
+            on_wait_timeout: OnWaitTimeout::Fetch,
+            unleased_max: 4,
+            lease_ttl: Duration::from_secs(6),
+            follow_poll: Duration::from_secs(2),
+            documents: FreshnessPolicy {
+                ttl: Duration::from_secs(60),
+                stale_while_revalidate: Duration::from_secs(300),
+                stale_if_error: Duration::from_secs(86_400),
+            },
+            revalidations_max: 256,
+            negative_ttl: Duration::from_secs(60),
+            gone_ttl: Duration::from_secs(300),
+            failure_ttl: Duration::from_secs(10),
+            zip_bytes_max: 500 << 20,
+            offline: false,
+            sample_interval: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! The cache warmer: the front door that wraps the store and gets what is missing.
+//!
+//! It has the store's interface ([`Artifacts`]); handlers know nothing of flights or leases. A
+//! hit in memory costs a look-up in a table and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lease::{Clock, Holder, LeaseKeeper, Records};
+use rand::Rng;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::artifact::ArtifactKey;
+use crate::artifacts::{
+    Answer, AnswerBody, Arriving, Artifacts, CacheOutcome, GetOptions, Verdict,
+};
+use crate::config::WarmerConfig;
+use crate::error::{Error, ErrorKind, FailureRecord};
+use crate::fill::{Fill, Landed};
+use crate::flight::{FlightView, Flights, Role, Seat};
+use crate::hot::HotTier;
+use crate::layout;
+use crate::metrics::{RoleLabel, StorageMetrics};
+use crate::module::{ModulePath, Version};
+use crate::record_warnings::RecordWarnings;
+use crate::refresh::{self, Refresh};
+use crate::revalidations::{Revalidations, revalidate_queued};
+use crate::spool::Spool;
+use crate::store::{ArtifactStore, Stored};
+use crate::turn::Turns;
+use crate::upstream::Upstream;
+
+/// A document is asked for again by `no-cache` at most this often, all requests together.
+pub const REVALIDATE_AT_MOST_EVERY: Duration = Duration::from_secs(5);
+
+/// The longest that a failure is remembered, whatever upstream asks for.
+const FAILURE_TTL_MAX: Duration = Duration::from_secs(60);
+
+/// What a warmer is made of.
+#[derive(Debug)]
+pub struct WarmerParts {
+    /// The store that it wraps.
+    pub store: Arc<ArtifactStore>,
+    /// Where missing artifacts come from.
+    pub upstream: Arc<dyn Upstream>,
+    /// Where they are written while they arrive.
+    pub spool: Spool,
+    /// Coordination with other instances: asks for leases and keeps them alive.
+    pub keeper: LeaseKeeper,
+    /// Short-lived shared knowledge: documents, negative entries, failures.
+    pub records: Arc<dyn Records>,
+    /// Who we are to other instances.
+    pub holder: Holder,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: Arc<StorageMetrics>,
+    /// A multi-thread runtime that runs the fills, and nothing that serves requests.
+    pub runtime: Handle,
+}
+
+/// State that fills and requests share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) store: Arc<ArtifactStore>,
+    pub(crate) upstream: Arc<dyn Upstream>,
+    pub(crate) spool: Spool,
+    pub(crate) hot: HotTier,
+    pub(crate) records: Arc<dyn Records>,
+    pub(crate) turns: Turns,
+    pub(crate) flights: Flights<ArtifactKey, Landed>,
+    pub(crate) record_warnings: RecordWarnings,
+    pub(crate) revalidations: Revalidations,
+    pub(crate) config: WarmerConfig,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Arc<StorageMetrics>,
+}
+
+/// The store's wrapper that fetches each missing artifact once.
+#[derive(Debug)]
+pub struct Warmer {
+    core: Arc<Core>,
+    /// The sampler and the revalidation worker; ended by [`Warmer::shutdown`] or by drop.
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Warmer {
+    /// Wraps a store. Starts two tasks on `parts.runtime`: the worker of refreshes behind stale
+    /// answers, and the sampler of gauges.
+    pub fn new(parts: WarmerParts, config: WarmerConfig, hot: HotTier) -> Self {
+        let (revalidations, queued) = Revalidations::new(config.revalidations_max);
+        let core = Arc::new(Core {
+            flights: Flights::new(config.flights, parts.runtime.clone(), parts.clock.clone()),
+            turns: Turns {
+                keeper: parts.keeper,
+                holder: parts.holder,
+                clock: parts.clock.clone(),
+                metrics: parts.metrics.clone(),
+                unleased: Arc::new(Semaphore::new(config.unleased_max)),
+            },
+            store: parts.store,
+            upstream: parts.upstream,
+            spool: parts.spool,
+            hot,
+            records: parts.records,
+            record_warnings: RecordWarnings::new(parts.clock.clone()),
+            revalidations,
+            config,
+            clock: parts.clock,
+            metrics: parts.metrics,
+        });
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let worker = revalidate_queued(core.clone(), queued);
+        tasks.spawn_on(
+            stop.clone().run_until_cancelled_owned(worker),
+            &parts.runtime,
+        );
+        let sampler = sample_hot_tier(core.clone());
+        tasks.spawn_on(
+            stop.clone().run_until_cancelled_owned(sampler),
+            &parts.runtime,
+        );
+        tasks.close();
+        Self { core, stop, tasks }
+    }
+
+    /// An immutable artifact from memory, without waiting; what a hit costs at least.
+    pub fn hot(&self, key: &ArtifactKey) -> Option<Stored> {
+        self.core.hot.get(key)
+    }
+
+    /// Running flights, for operators.
+    pub fn flights(&self) -> Vec<FlightView> {
+        self.core.flights.list()
+    }
+
+    /// Tells whether artifacts can be stored and read: for readiness.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Storage`]: the store does not answer as it should.
+    pub async fn check(&self) -> Result<(), Error> {
+        self.core.store.check().await
+    }
+
+    /// Reads the gauges of what runs now, for a scrape.
+    pub fn sample_flights(&self) {
+        self.core.sample_flights();
+    }
+
+    /// Ends the warmer's tasks: flights may go on for `patience`, then they are cancelled.
+    /// Returns how many were.
+    pub async fn shutdown(&self, patience: Duration) -> usize {
+        let cancelled = self
+            .core
+            .flights
+            .drain(patience, Duration::from_secs(2))
+            .await;
+        self.core.turns.keeper.settled().await;
+        self.stop.cancel();
+        self.tasks.wait().await;
+        cancelled
+    }
+
+    async fn get_immutable(&self, key: &ArtifactKey, options: GetOptions) -> Result<Answer, Error> {
+        let core = &self.core;
+        if let Some(stored) = core.hot.get(key) {
+            return Ok(Answer {
+                body: AnswerBody::Stored(stored),
+                cache: CacheOutcome::immutable(Verdict::HitMemory, Role::Leader),
+            });
+        }
+        if options.only_if_cached || options.fetch_disabled || core.config.offline {
+            return self.get_without_fetching(key, options).await;
+        }
+        let (landed, seat) = core.board(key).await?;
+        Ok(answer_of(landed, seat))
+    }
+
+    /// What is here: in the store, or arriving by another request's flight.
+    async fn get_without_fetching(
+        &self,
+        key: &ArtifactKey,
+        options: GetOptions,
+    ) -> Result<Answer, Error> {
+        let core = &self.core;
+        let fetch_disabled = options.fetch_disabled || core.config.offline;
+        // Before the look-up: a flight that ends in between has stored what it brought.
+        let running = core.flights.join_running(key)?;
+        let options = GetOptions {
+            fetch_disabled,
+            ..options
+        };
+        let absent = match core.store.get(key, options).await {
+            Ok(answer) => {
+                if let AnswerBody::Stored(stored) = &answer.body {
+                    core.hot.insert(key.clone(), stored.clone());
+                }
+                return Ok(answer);
+            }
+            Err(error) => error,
+        };
+        let Some(seat) = running else {
+            return Err(absent);
+        };
+        match seat.landed(core.config.wait_max, &*core.clock).await {
+            Ok(landed) => Ok(answer_of(landed, seat)),
+            // The other request's failure; this one only asked what is here.
+            Err(_) => Err(absent),
+        }
+    }
+}
+
+/// A flight's landing as the answer to the request in one of its seats.
+fn answer_of(landed: Landed, seat: Seat<Landed>) -> Answer {
+    let role = seat.role();
+    match landed {
+        Landed::Stored { stored, verdict } => Answer {
+            body: AnswerBody::Stored(stored),
+            cache: CacheOutcome::immutable(verdict, role),
+        },
+        Landed::Filling(filling) => Answer {
+            body: AnswerBody::Arriving(Arriving {
+                filling,
+                seat: Arc::new(seat),
+            }),
+            cache: CacheOutcome::immutable(Verdict::Miss, role),
+        },
+        Landed::Document(document) => document.into_answer(role),
+    }
+}
+
+impl Drop for Warmer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+#[async_trait]
+impl Artifacts for Warmer {
+    async fn get(&self, key: &ArtifactKey, options: GetOptions) -> Result<Answer, Error> {
+        if key.is_mutable() {
+            refresh::get_document(&self.core, key, options).await
+        } else {
+            self.get_immutable(key, options).await
+        }
+    }
+
+    async fn versions(&self, module: &ModulePath) -> Result<Vec<Version>, Error> {
+        self.core.store.versions(module).await
+    }
+}
+
+impl Core {
+    /// Takes a seat in the unit's flight, starting one if there is none, and waits for it to
+    /// land.
+    pub(crate) async fn board(
+        self: &Arc<Self>,
+        key: &ArtifactKey,
+    ) -> Result<(Landed, Seat<Landed>), Error> {
+        let began = self.clock.now();
+        let seat = self
+            .flights
+            .join(key, &key.unit(), |lead| {
+                let (core, key) = (self.clone(), key.clone());
+                async move {
+                    if key.is_mutable() {
+                        Refresh::new(core, key, lead).run().await;
+                    } else {
+                        Fill::new(core, key, lead).run().await;
+                    }
+                }
+            })
+            .inspect_err(|error| self.count_limit(error))?;
+        let role = seat.role();
+        let landed = seat.landed(self.config.wait_max, &*self.clock).await?;
+        let waited = self.clock.now().saturating_duration_since(began);
+        let label = RoleLabel {
+            role: if role == Role::Leader {
+                "leader"
+            } else {
+                "waiter"
+            },
+        };
+        self.metrics
+            .flight_ttfb_seconds
+            .get_or_create(&label)
+            .observe(waited.as_secs_f64());
+        Ok((landed, seat))
+    }
+
+    fn count_limit(&self, error: &Error) {
+        if let Error::Overloaded { limit } = error {
+            self.metrics.count_limit(limit);
+        }
+    }
+
+    /// Looks for an immutable artifact in the store, then for a remembered failure.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Remembered`]: it failed or does not exist, as somebody found out shortly before.
+    /// [`Error::Storage`]: the store cannot tell; that is not absence.
+    pub(crate) async fn look(
+        &self,
+        key: &ArtifactKey,
+        unit: &str,
+    ) -> Result<Option<Stored>, Error> {
+        if let Some(stored) = self.store.lookup(&layout::object_path(key)).await? {
+            return Ok(Some(stored));
+        }
+        match self.remembered_failure(unit).await {
+            Some(record) => Err(Error::Remembered(record)),
+            None => Ok(None),
+        }
+    }
+
+    /// What is remembered of a unit that does not exist, or failed a moment ago.
+    pub(crate) async fn remembered_failure(&self, unit: &str) -> Option<FailureRecord> {
+        match self.records.get(&failure_record(unit)).await {
+            Ok(record) => serde_json::from_slice(&record?.value).ok(),
+            Err(error) => {
+                tracing::debug!(unit, %error, "records are unavailable");
+                None
+            }
+        }
+    }
+
+    /// Writes a failure down for everybody who asks in the next seconds, if it is one to tell.
+    pub(crate) async fn remember_failure(&self, key: &ArtifactKey, unit: &str, error: &Error) {
+        let ttl = match error.kind() {
+            // The go command asks for a partial tile that is not there yet, then for the full one,
+            // and the partial one may be there a moment later.
+            ErrorKind::NotFound | ErrorKind::Gone if matches!(key, ArtifactKey::Sumdb(_)) => return,
+            ErrorKind::NotFound => spread(self.config.negative_ttl),
+            ErrorKind::Gone => spread(self.config.gone_ttl),
+            ErrorKind::Unreachable
+            | ErrorKind::Transient
+            | ErrorKind::TimedOut
+            | ErrorKind::Throttled
+            | ErrorKind::Forbidden
+            | ErrorKind::Refused
+            | ErrorKind::Corrupt => error
+                .retry_after()
+                .map_or(self.config.failure_ttl, |wait| wait.min(FAILURE_TTL_MAX)),
+            // Ours, not the unit's: remembering would make a moment's trouble last.
+            _ => return,
+        };
+        if matches!(error, Error::Remembered(_)) || ttl < Duration::from_millis(1) {
+            return;
+        }
+        let record = serde_json::to_vec(&error.to_record()).unwrap_or_default();
+        if let Err(error) = self
+            .records
+            .set(&failure_record(unit), record.into(), ttl)
+            .await
+        {
+            self.record_warnings.warn("set", unit, &error);
+        }
+    }
+
+    /// Logs a failed fill once, with its causes. What does not exist is no failure of ours.
+    pub(crate) fn log_failure(&self, unit: &str, error: &Error) {
+        self.count_limit(error);
+        match error {
+            Error::NotFound { .. } | Error::Remembered(_) | Error::Forbidden { .. } => {
+                tracing::debug!(unit, %error, "not to be had");
+            }
+            Error::Interrupted { .. } => tracing::info!(unit, "fetch interrupted"),
+            _ => tracing::warn!(unit, error = %causes(error), "fetch failed"),
+        }
+    }
+
+    pub(crate) fn sample_flights(&self) {
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.spool_bytes.set(gauge(self.spool.used_bytes()));
+        self.metrics.flights.set(gauge(self.flights.len() as u64));
+        self.metrics
+            .flight_waiters
+            .set(gauge(self.flights.waiters() as u64));
+        self.metrics
+            .reval_queue_depth
+            .set(gauge(self.revalidations.depth() as u64));
+    }
+}
+
+fn failure_record(unit: &str) -> String {
+    format!("failure:{unit}")
+}
+
+/// `ttl` ± 10 %, so that what was remembered together is not asked for together.
+fn spread(ttl: Duration) -> Duration {
+    ttl.mul_f64(rand::rng().random_range(0.9..=1.1))
+}
+
+/// An error and its causes in one line, for the log.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    line
+}
+
+async fn sample_hot_tier(core: Arc<Core>) {
+    loop {
+        core.metrics
+            .lru_bytes
+            .set(i64::try_from(core.hot.bytes()).unwrap_or(i64::MAX));
+        core.clock.sleep(core.config.sample_interval).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;
