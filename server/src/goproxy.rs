@@ -1,3 +1,8 @@
-//! The GOPROXY protocol as it is served.
+//! The proxy listener: the GOPROXY protocol.
 
+mod conditional;
+pub mod handlers;
+mod landing;
 pub mod path;
+mod response;
+mod span;

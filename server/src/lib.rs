@@ -1,7 +1,13 @@
 //! The `corral` server: HTTP, configuration and process life.
 
+pub mod admin;
+pub mod build;
 pub mod cli;
 pub mod config;
+pub mod error;
 pub mod goproxy;
 pub mod limits;
+pub mod metrics;
+pub mod serve;
+pub mod state;
 pub mod telemetry;

@@ -11,7 +11,7 @@ mod tests;
 
 use std::borrow::Cow;
 
-use storage::{ArtifactKey, Error, SumdbKey, layout};
+use storage::{ArtifactKey, Error, layout};
 
 /// The longest request path in bytes, as it is on the wire. Longer than the longest legal one
 /// with each of its letters encoded.
@@ -24,11 +24,6 @@ const WHAT: &str = "request path";
 pub enum Target {
     /// An artifact of a module or of a checksum database.
     Artifact(ArtifactKey),
-    /// Whether this proxy relays a checksum database.
-    SumdbSupported {
-        /// The database's name, checked: `host[/path]`.
-        name: String,
-    },
     /// The page that says how to use the proxy.
     Landing,
 }
@@ -53,16 +48,6 @@ pub fn parse(raw_target_path: &str) -> Result<Target, Error> {
     }
     let path = decode(raw).map_err(|reason| refuse(reason.into()))?;
     check_segments(&path).map_err(|reason| refuse(reason.into()))?;
-    if let Some(target) = path.strip_prefix("sumdb/")
-        && target.ends_with("/supported")
-    {
-        let (name, rest) = SumdbKey::split(target)?;
-        if rest == "supported" {
-            return Ok(Target::SumdbSupported {
-                name: name.as_str().to_owned(),
-            });
-        }
-    }
     layout::parse_path(&path).map(Target::Artifact)
 }
 

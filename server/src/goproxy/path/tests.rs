@@ -92,19 +92,15 @@ fn the_paths_of_clients_are_read() {
 
 // protocol: S01
 #[test]
-fn supported_is_a_question_and_no_artifact() {
+fn supported_is_a_document_of_the_relay() {
     for name in [
         "sum.golang.org",
         "localhost.localdev/sumdb",
         "localhost:8080",
     ] {
-        let target = parse(&format!("/sumdb/{name}/supported")).unwrap();
-        assert_eq!(
-            target,
-            Target::SumdbSupported {
-                name: name.to_owned()
-            }
-        );
+        let key = artifact(&format!("/sumdb/{name}/supported"));
+        assert_eq!(key.unit(), format!("sumdb/{name}/supported"));
+        assert!(key.is_mutable());
     }
     for raw in [
         "/sumdb/supported",

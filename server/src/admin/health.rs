@@ -1,0 +1,51 @@
+//! Probes, metrics and what this instance is.
+
+use actix_web::HttpResponse;
+use actix_web::web::Data;
+use serde_json::json;
+
+use crate::state::AppState;
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// The process answers.
+pub async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().content_type(PLAIN).body("ok\n")
+}
+
+/// The store can be read and written; otherwise 503 and a line that says what is wrong.
+pub async fn readyz(state: Data<AppState>) -> HttpResponse {
+    match state.readiness.check(&state.warmer).await {
+        Ok(()) => HttpResponse::Ok().content_type(PLAIN).body("ready\n"),
+        Err(line) => HttpResponse::ServiceUnavailable()
+            .content_type(PLAIN)
+            .body(format!("{line}\n")),
+    }
+}
+
+/// Everything that is counted, in the OpenMetrics text format.
+pub async fn metrics(state: Data<AppState>) -> HttpResponse {
+    state.warmer.sample_flights();
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &state.registry) {
+        Ok(()) => HttpResponse::Ok()
+            .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+            .body(text),
+        Err(error) => {
+            tracing::error!(%error, "metrics could not be written");
+            HttpResponse::InternalServerError()
+                .content_type(PLAIN)
+                .body("metrics failed\n")
+        }
+    }
+}
+
+/// Version, uptime and the configuration in force, secrets hidden.
+pub async fn instance(state: Data<AppState>) -> HttpResponse {
+    HttpResponse::Ok().json(json!({
+        "scope": "instance",
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": state.started.elapsed().as_secs(),
+        "config": state.config_json,
+    }))
+}

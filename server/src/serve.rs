@@ -1,0 +1,215 @@
+//! The life of the serving process: build everything, listen, and stop without loss.
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use actix_http::Request;
+use actix_service::{fn_factory_with_config, fn_service};
+use actix_web::dev::{AppConfig, Server, ServerHandle};
+use actix_web::web::Data;
+use actix_web::{App, HttpServer};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin;
+use crate::admin::auth::AdminAccess;
+use crate::build::{self, Built};
+use crate::cli::{EXIT_USAGE, complain};
+use crate::config::Config;
+use crate::goproxy::handlers;
+use crate::metrics::ConnectionCount;
+use crate::state::AppState;
+
+/// Connections that may wait to be accepted: a fleet's worth arrives in one moment.
+const BACKLOG: u32 = 4_096;
+
+/// How long an idle connection is kept for its client's next request.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long a client may take to send a request's head.
+const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long the end of a connection is waited for.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why the server did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A setting cannot work here; the line says which and what to do. Exit code 2.
+    #[error("{0}")]
+    Setting(String),
+    /// The operating system refused something that no setting mends.
+    #[error("the server failed")]
+    Io(#[from] std::io::Error),
+}
+
+/// Runs the server described by `config` until SIGTERM or SIGINT.
+///
+/// Prints `listening on http://…` and `admin on http://…` on stdout when it is ready. A stop
+/// lets requests and fills end for `drain_timeout`; a second signal ends it at once.
+/// `config_json` is the configuration as operators may see it.
+///
+/// # Errors
+///
+/// [`ServeError::Io`]: what the operating system said. Mistakes in settings are printed, and are
+/// exit code 2.
+pub fn run(config: &Config, config_json: serde_json::Value) -> Result<ExitCode, ServeError> {
+    let fills = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.workers.max(2))
+        .thread_name("fill")
+        .enable_all()
+        .build()?;
+    let ran = actix_web::rt::System::new().block_on(serve(config, config_json, &fills));
+    // Whatever still runs has had its time.
+    fills.shutdown_timeout(Duration::from_secs(1));
+    match ran {
+        Err(ServeError::Setting(line)) => {
+            complain(&line);
+            Ok(EXIT_USAGE.into())
+        }
+        other => other.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+async fn serve(
+    config: &Config,
+    config_json: serde_json::Value,
+    fills: &tokio::runtime::Runtime,
+) -> Result<(), ServeError> {
+    let mut stop = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let Built { state, access } = build::state(config, config_json, fills).await?;
+    let state = Data::new(state);
+    let (proxy, proxy_addr) = proxy_server(config, &state)?;
+    let (admin, admin_addr) = admin_server(config, &state, access)?;
+    announce(proxy_addr, admin_addr);
+    let (proxy_handle, admin_handle) = (proxy.handle(), admin.handle());
+    let proxy = actix_web::rt::spawn(proxy);
+    let admin = actix_web::rt::spawn(admin);
+    tokio::select! {
+        _ = stop.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(
+        drain_timeout_ms = u64::try_from(config.drain_timeout.as_millis()).unwrap_or(u64::MAX),
+        "stopping: requests and fetches may end"
+    );
+    tokio::select! {
+        () = drain(config, &state, &proxy_handle, &admin_handle) => {}
+        _ = stop.recv() => tracing::warn!("stopped at once by a second signal"),
+        _ = interrupt.recv() => tracing::warn!("stopped at once by a second signal"),
+    }
+    drop((proxy, admin));
+    Ok(())
+}
+
+/// Ends requests first, then fills: a request may still need its fill.
+async fn drain(
+    config: &Config,
+    state: &Data<AppState>,
+    proxy: &ServerHandle,
+    admin: &ServerHandle,
+) {
+    let began = tokio::time::Instant::now();
+    state.readiness.drain();
+    proxy.stop(true).await;
+    let left = config.drain_timeout.saturating_sub(began.elapsed());
+    let cancelled = state.warmer.shutdown(left).await;
+    if cancelled > 0 {
+        tracing::warn!(
+            fetches = cancelled,
+            "cut fetches that outlasted drain_timeout"
+        );
+    }
+    admin.stop(false).await;
+    tracing::info!("stopped");
+}
+
+fn proxy_server(
+    config: &Config,
+    state: &Data<AppState>,
+) -> Result<(Server, SocketAddr), ServeError> {
+    let app_state = state.clone();
+    let connections = state.metrics.connections.clone();
+    // Without a router: there is one handler, and it reads the path itself.
+    let server = HttpServer::new(move || {
+        let state = app_state.clone();
+        fn_factory_with_config(move |_: AppConfig| {
+            let state = state.clone();
+            let service = fn_service(move |request: Request| {
+                let state = state.clone();
+                async move { Ok::<_, Infallible>(handlers::proxy(request, &state).await) }
+            });
+            ready(Ok::<_, Infallible>(service))
+        })
+    })
+    .on_connect(move |_, extensions| {
+        extensions.insert(ConnectionCount::new(connections.clone()));
+    })
+    .workers(config.workers)
+    .backlog(BACKLOG)
+    .max_connections(config.connections_max.div_ceil(config.workers.max(1)))
+    .keep_alive(KEEP_ALIVE)
+    .client_request_timeout(REQUEST_HEAD_TIMEOUT)
+    .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+    .shutdown_timeout(config.drain_timeout.as_secs().max(1))
+    .disable_signals()
+    .bind(config.listen)
+    .map_err(|error| cannot_listen("listen", config.listen, &error))?;
+    let addr = server.addrs().first().copied().unwrap_or(config.listen);
+    Ok((server.run(), addr))
+}
+
+fn admin_server(
+    config: &Config,
+    state: &Data<AppState>,
+    access: AdminAccess,
+) -> Result<(Server, SocketAddr), ServeError> {
+    let (app_state, access) = (state.clone(), Data::new(access));
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(app_state.clone())
+            .app_data(access.clone())
+            .configure(admin::routes)
+    })
+    // Its own worker: an operator gets an answer however busy the proxy is.
+    .workers(1)
+    .client_request_timeout(REQUEST_HEAD_TIMEOUT)
+    .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+    .shutdown_timeout(1)
+    .disable_signals()
+    .bind(config.admin_listen)
+    .map_err(|error| cannot_listen("admin_listen", config.admin_listen, &error))?;
+    let addr = server
+        .addrs()
+        .first()
+        .copied()
+        .unwrap_or(config.admin_listen);
+    Ok((server.run(), addr))
+}
+
+fn cannot_listen(key: &str, addr: SocketAddr, error: &std::io::Error) -> ServeError {
+    let flag = key.replace('_', "-");
+    let advice = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "the port is in use: stop the other process or choose",
+        std::io::ErrorKind::PermissionDenied => "not permitted: choose a port above 1023 with",
+        std::io::ErrorKind::AddrNotAvailable => "no interface has this address: choose",
+        _ => "choose",
+    };
+    ServeError::Setting(format!(
+        "cannot listen on {addr} ({key}): {advice} another --{flag} ADDR"
+    ))
+}
+
+#[allow(
+    clippy::print_stdout,
+    reason = "scripts read these two lines to learn the ports"
+)]
+fn announce(proxy: SocketAddr, admin: SocketAddr) {
+    println!("listening on http://{proxy}");
+    println!("admin on http://{admin}");
+    tracing::info!("ready: export GOPROXY=http://{proxy}");
+}

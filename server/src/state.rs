@@ -1,0 +1,90 @@
+//! What handlers share, built once at start.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lease::LeaseTable;
+use prometheus_client::registry::Registry;
+use storage::Warmer;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::metrics::ServerMetrics;
+
+/// How long a verdict on readiness stands: probes come from several sides at once, and each
+/// look writes to the store.
+const READINESS_TTL: Duration = Duration::from_secs(1);
+
+/// Handles that every handler may use.
+pub struct AppState {
+    /// The way to artifacts.
+    pub warmer: Arc<Warmer>,
+    /// Leases, for operators only.
+    pub leases: Arc<dyn LeaseTable>,
+    /// What the server counts.
+    pub metrics: Arc<ServerMetrics>,
+    /// Everything that is counted, for `/metrics`.
+    pub registry: Arc<Registry>,
+    /// What our own requests carry in `Via`: `corral/<fleet id>`.
+    pub via_token: String,
+    /// Which checksum databases are relayed.
+    pub sumdb: SumdbNames,
+    /// Whether request spans are exported; without an exporter none is made.
+    pub traces: bool,
+    /// Cached verdict on readiness.
+    pub readiness: Readiness,
+    /// The configuration in force, secrets hidden, as JSON.
+    pub config_json: serde_json::Value,
+    /// When this process began.
+    pub started: Instant,
+}
+
+/// The checksum databases that `/sumdb/` relays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SumdbNames {
+    /// Whatever upstream says it supports.
+    Upstreams,
+    /// These alone (`sumdb.proxied`).
+    Named(Vec<String>),
+}
+
+impl SumdbNames {
+    /// Tells whether requests for the database `name` are relayed.
+    pub fn relays(&self, name: &str) -> bool {
+        match self {
+            Self::Upstreams => true,
+            Self::Named(names) => names.iter().any(|known| known == name),
+        }
+    }
+}
+
+/// A look at the store that is shared by probes which come within a second.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    last: Mutex<Option<(Instant, Result<(), String>)>>,
+    draining: AtomicBool,
+}
+
+impl Readiness {
+    /// Makes every probe from now on answer that this instance is stopping.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the store can be read and written; the line says what is wrong.
+    pub async fn check(&self, warmer: &Warmer) -> Result<(), String> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err("draining: this instance is stopping".to_owned());
+        }
+        let mut last = self.last.lock().await;
+        if let Some((at, verdict)) = &*last
+            && at.elapsed() < READINESS_TTL
+        {
+            return verdict.clone();
+        }
+        let verdict = warmer.check().await.map_err(|error| error.to_string());
+        *last = Some((Instant::now(), verdict.clone()));
+        verdict
+    }
+}
