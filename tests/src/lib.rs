@@ -2,3 +2,11 @@
 //!
 //! Everything listens on 127.0.0.1 with a port that the system picks, and every instance has
 //! directories of its own, so tests run in parallel. Waiting is always for a state, with a bound.
+
+pub mod client;
+pub mod go;
+pub mod proxy;
+pub mod real_upstream;
+pub mod s3;
+pub mod upstream;
+pub mod wait;

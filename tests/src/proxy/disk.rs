@@ -1,0 +1,96 @@
+//! What is on disk: the files below a folder, and a file system so small that it fills up.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// All files below `dir`: path relative to it, and size in bytes; sorted. Files that vanish
+/// meanwhile are left out, a folder that does not exist has none.
+pub fn files_under(dir: &Path) -> Vec<(String, u64)> {
+    let mut files = Vec::new();
+    collect(dir, dir, &mut files);
+    files.sort();
+    files
+}
+
+/// The size of all files below `dir` together.
+pub fn bytes_under(dir: &Path) -> u64 {
+    files_under(dir).iter().map(|(_, size)| size).sum()
+}
+
+fn collect(root: &Path, dir: &Path, files: &mut Vec<(String, u64)>) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let Ok(meta) = entry.metadata() else { continue };
+        if meta.is_dir() {
+            collect(root, &path, files);
+        } else if let Ok(relative) = path.strip_prefix(root) {
+            files.push((relative.to_string_lossy().into_owned(), meta.len()));
+        }
+    }
+}
+
+/// A mounted memory file system of a fixed size; unmounted when dropped.
+#[derive(Debug)]
+pub struct Tmpfs {
+    dir: TempDir,
+}
+
+impl Tmpfs {
+    /// Mounts `bytes` of space; `None`, with the reason printed, where mounting is not allowed.
+    ///
+    /// # Panics
+    ///
+    /// When no temporary directory can be made.
+    pub fn mount(bytes: u64) -> Option<Self> {
+        let dir = tempfile::Builder::new().prefix("corral-disk-").tempdir();
+        let dir = dir.expect("a temporary directory");
+        let options = format!("size={bytes}");
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "corral-e2e"])
+            .arg(dir.path())
+            .output();
+        match output {
+            Ok(output) if output.status.success() => Some(Self { dir }),
+            Ok(output) => skip(&String::from_utf8_lossy(&output.stderr)),
+            Err(error) => skip(&error.to_string()),
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Takes up all space that is left, with one file.
+    pub fn fill_up(&self) -> PathBuf {
+        let path = self.dir.path().join("ballast");
+        if let Ok(mut file) = std::fs::File::create(&path) {
+            // Ends with the error "no space left", which is what is wanted.
+            let _ = std::io::copy(&mut std::io::repeat(0), &mut file);
+        }
+        path
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // Lazily, because a killed process may still be going.
+        let _ = Command::new("umount")
+            .arg("-l")
+            .arg(self.dir.path())
+            .output();
+    }
+}
+
+fn skip<T>(reason: &str) -> Option<T> {
+    #[allow(clippy::print_stderr)]
+    {
+        eprintln!("skipped: no tmpfs can be mounted here: {}", reason.trim());
+    }
+    None
+}
