@@ -1,1 +1,28 @@
-//! End-to-end tests with the real binary.
+//! End-to-end tests against the real binary; each test names the rows that it shows.
+
+#![allow(clippy::unwrap_used)]
+
+mod admin;
+mod borders;
+mod cold_miss;
+mod config;
+mod crash;
+mod errors;
+mod failures;
+mod fixtures;
+mod go_client;
+mod harness;
+mod herds;
+mod http_semantics;
+mod lists;
+mod negative;
+mod paths;
+mod queries;
+mod restarts;
+mod shared_store;
+mod shutdown;
+mod stale;
+mod storage;
+mod sumdb;
+mod warm_hit;
+mod zips;
