@@ -3,6 +3,7 @@
 //! Everything listens on 127.0.0.1 with a port that the system picks, and every instance has
 //! directories of its own, so tests run in parallel. Waiting is always for a state, with a bound.
 
+pub mod bench;
 pub mod client;
 pub mod go;
 pub mod proxy;

@@ -1,0 +1,252 @@
+//! What the parts measured, as it goes into tables and JSON.
+
+use serde::Serialize;
+
+use super::machine::Machine;
+use super::servers::Kind;
+
+/// Everything of one run.
+#[derive(Debug, Serialize)]
+pub struct Results {
+    /// Where and when.
+    pub machine: Machine,
+    /// Files that a process could open.
+    pub files_max: u64,
+    /// Warm files.
+    pub serve: Vec<Warm>,
+    /// Starts and idle memory.
+    pub starts: Vec<Start>,
+    /// One client, one cold zip.
+    pub cold: Vec<Cold>,
+    /// Many clients at once, cold files.
+    pub herd: Vec<Herd>,
+    /// A build farm's downloads.
+    pub build: Vec<Build>,
+    /// What went wrong without ending the run.
+    pub troubles: Vec<String>,
+}
+
+/// The kinds of warm files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WarmFile {
+    /// `.info`, about 60 bytes.
+    Info,
+    /// `.mod`, about 2 KB.
+    Mod,
+    /// Zip of 1 MB.
+    #[serde(rename = "zip-1mb")]
+    Zip1,
+    /// Zip of 30 MB.
+    #[serde(rename = "zip-30mb")]
+    Zip30,
+}
+
+impl WarmFile {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Info, Self::Mod, Self::Zip1, Self::Zip30];
+
+    /// Name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Info => ".info",
+            Self::Mod => ".mod",
+            Self::Zip1 => "zip 1 MB",
+            Self::Zip30 => "zip 30 MB",
+        }
+    }
+
+    /// Whether bytes rather than requests are its measure.
+    pub fn is_zip(self) -> bool {
+        matches!(self, Self::Zip1 | Self::Zip30)
+    }
+}
+
+/// A server's warm hits on one kind of file.
+#[derive(Debug, Serialize)]
+pub struct Warm {
+    /// Which server.
+    pub server: Kind,
+    /// Which file.
+    pub file: WarmFile,
+    /// Connections, each with one request at a time.
+    pub connections: usize,
+    /// One entry per round, in the order of time.
+    pub rounds: Vec<WarmRound>,
+    /// Latency over all rounds in ms: median, 99th and 99.9th percentile.
+    pub latency_ms: [f64; 3],
+    /// Peak resident memory over all rounds, bytes.
+    pub memory_peak: u64,
+    /// Requests that failed.
+    pub failures: usize,
+}
+
+/// One round of warm hits.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct WarmRound {
+    /// Answers per second.
+    pub requests_per_s: f64,
+    /// Megabytes (10^6) of bodies per second.
+    pub mb_per_s: f64,
+    /// Server's CPU time per answer, µs.
+    pub cpu_us_per_request: f64,
+    /// Server's CPU time per megabyte (10^6) of bodies, ms.
+    pub cpu_ms_per_mb: f64,
+    /// Load generator's CPU time per answer, µs: what the machine spent beside the server.
+    pub generator_us_per_request: f64,
+}
+
+/// A server's starts.
+#[derive(Debug, Serialize)]
+pub struct Start {
+    /// Which server.
+    pub server: Kind,
+    /// Process start to first good answer, ms, every start.
+    pub ready_ms: Vec<f64>,
+    /// Resident memory two seconds after the last start, bytes.
+    pub memory_idle: u64,
+    /// Peak resident memory at that moment, bytes.
+    pub memory_peak: u64,
+}
+
+/// One client fetching a cold zip of 30 MB; times in ms, one per repetition.
+#[derive(Debug, Serialize)]
+pub struct Cold {
+    /// Which server; `None` is the upstream itself.
+    pub server: Option<Kind>,
+    /// Request to first byte of the body.
+    pub first_byte_ms: Vec<f64>,
+    /// Request to last byte.
+    pub finish_ms: Vec<f64>,
+}
+
+/// A herd on cold files.
+#[derive(Debug, Serialize)]
+pub struct Herd {
+    /// Which server.
+    pub server: Kind,
+    /// What was asked for, for example `200 x zip 30 MB`.
+    pub scenario: String,
+    /// Clients, all with an open connection before the first request.
+    pub clients: usize,
+    /// One entry per repetition, each with a new server and an empty cache.
+    pub rounds: Vec<HerdRound>,
+}
+
+/// One repetition of a herd.
+#[derive(Debug, Clone, Serialize)]
+pub struct HerdRound {
+    /// Requests that the upstream got.
+    pub upstream_requests: usize,
+    /// Different files that were asked for.
+    pub files: usize,
+    /// Requests that failed.
+    pub failures: usize,
+    /// Quantiles of the first byte of a body, ms since the later of upstream's first byte of that
+    /// file and the request.
+    pub first_byte_ms: Quantiles,
+    /// Quantiles of the last byte, ms since the client's first request.
+    pub finish_ms: Quantiles,
+    /// Server's CPU time, s.
+    pub cpu_s: f64,
+    /// Load generator's and upstream's CPU time, s.
+    pub generator_cpu_s: f64,
+    /// Peak resident memory, bytes.
+    pub memory_peak: u64,
+}
+
+/// Median, 90th, 99th percentile and maximum.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Quantiles {
+    /// Half of the values are not above this.
+    pub p50: f64,
+    /// 90 % of the values are not above this.
+    pub p90: f64,
+    /// 99 % of the values are not above this.
+    pub p99: f64,
+    /// The largest value.
+    pub max: f64,
+}
+
+impl Quantiles {
+    /// Sorts `values` and picks; all zero when there are none.
+    pub fn of(values: &mut [f64]) -> Self {
+        values.sort_by(f64::total_cmp);
+        let Some(last) = values.len().checked_sub(1) else {
+            return Self::default();
+        };
+        let at =
+            |q: f64| values[((q * values.len() as f64).ceil() as usize).clamp(1, last + 1) - 1];
+        Self {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            max: values[last],
+        }
+    }
+}
+
+/// A build farm's downloads, first with an empty cache and then again.
+#[derive(Debug, Serialize)]
+pub struct Build {
+    /// Which server.
+    pub server: Kind,
+    /// Concurrent jobs.
+    pub jobs: usize,
+    /// Modules that each job downloads, three files each.
+    pub modules: usize,
+    /// With an empty cache, one entry per repetition.
+    pub cold: Vec<BuildRound>,
+    /// The same again, from the cache.
+    pub warm: Vec<BuildRound>,
+}
+
+/// All jobs' downloads, once.
+#[derive(Debug, Clone, Serialize)]
+pub struct BuildRound {
+    /// First request to last byte of the last job, s.
+    pub wall_s: f64,
+    /// Quantiles of a request's time, ms.
+    pub request_ms: Quantiles,
+    /// Requests that the upstream got.
+    pub upstream_requests: usize,
+    /// Server's CPU time, s.
+    pub cpu_s: f64,
+    /// Peak resident memory, bytes.
+    pub memory_peak: u64,
+    /// Requests that failed.
+    pub failures: usize,
+}
+
+/// The median; not a number when there are no values.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_that_occurred() {
+        let mut values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        let q = Quantiles::of(&mut values);
+        assert_eq!((q.p50, q.p90, q.p99, q.max), (50.0, 90.0, 99.0, 100.0));
+        let one = Quantiles::of(&mut [7.0]);
+        assert_eq!((one.p50, one.max), (7.0, 7.0));
+        assert_eq!(Quantiles::of(&mut []).max, 0.0);
+    }
+
+    #[test]
+    fn the_median_of_an_even_count_lies_between() {
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
+        assert!(median([]).is_nan());
+    }
+}
