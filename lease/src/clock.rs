@@ -29,6 +29,10 @@ impl Clock for TokioClock {
         Instant::now()
     }
 
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is where the time comes from"
+    )]
     fn wall(&self) -> SystemTime {
         SystemTime::now()
     }
@@ -80,6 +84,10 @@ mod manual {
 
     impl ManualClock {
         /// Makes a clock that shows the moment of its making.
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "a test's clock begins with the real time"
+        )]
         pub fn new() -> Self {
             let hands = watch::Sender::new((Duration::ZERO, SystemTime::now()));
             Self {
