@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 
 use crate::artifact::ArtifactKey;
 use crate::error::Error;
@@ -87,14 +87,20 @@ impl Arriving {
     }
 
     /// Streams `range` of the body as it becomes readable; see [`Filling::stream`].
+    ///
+    /// Its second piece may wait a moment until the others who wait have their first.
     pub fn stream(self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, Error>> {
-        let seat = self.seat;
-        self.filling
-            .stream(range)
-            .inspect(move |_| {
-                let _ = &seat;
-            })
-            .boxed()
+        let pieces = self.filling.stream(range);
+        let reader = (self, pieces, 0_u64);
+        stream::unfold(reader, |(arriving, mut pieces, given)| async move {
+            if given == 1 {
+                let waiters = || arriving.seat.status().waiters();
+                arriving.filling.let_others_begin(waiters).await;
+            }
+            let piece = pieces.next().await?;
+            Some((piece, (arriving, pieces, given + 1)))
+        })
+        .boxed()
     }
 }
 

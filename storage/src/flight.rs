@@ -116,6 +116,11 @@ impl FlightStatus {
         self.total.store(total.unwrap_or(0), Ordering::Relaxed);
     }
 
+    /// Requests that hold a seat now.
+    pub fn waiters(&self) -> u64 {
+        self.waiters.load(Ordering::Relaxed)
+    }
+
     /// The form in which a lease carries this flight's progress.
     pub fn lease_progress(&self) -> lease::Progress {
         let total = self.total.load(Ordering::Relaxed);

@@ -51,6 +51,12 @@ const NEWS_BYTES: u64 = 256 * 1024;
 /// every network packet.
 const NEWS_AGE: Duration = Duration::from_millis(5);
 
+/// A reader that has its first piece lets the others of a herd begin for at most this long…
+const OTHERS_BEGIN_MAX: Duration = Duration::from_millis(250);
+
+/// …and looks this often whether they have.
+const OTHERS_BEGIN_LOOK: Duration = Duration::from_millis(25);
+
 /// The directory of spool files and its budget.
 #[derive(Debug)]
 pub struct Spool {
@@ -113,6 +119,7 @@ impl Spool {
             map: OnceLock::new(),
             state,
             space: Mutex::new(space),
+            begun: AtomicU64::new(0),
         };
         let mut writer = FillingWriter {
             filling: Arc::new(filling),
@@ -187,6 +194,8 @@ pub struct Filling {
     state: watch::Sender<FillState>,
     /// Lives with the readers: an unlinked file takes its place on disk until they are gone.
     space: Mutex<Space>,
+    /// Readers that have had a piece.
+    begun: AtomicU64,
 }
 
 impl Filling {
@@ -243,6 +252,23 @@ impl Filling {
         }))
     }
 
+    /// Counts a reader that has its first piece, then waits until as many have as `waiters` says
+    /// there are, or for [`OTHERS_BEGIN_MAX`].
+    ///
+    /// Without it the first of a thousand readers take the machine with their later pieces while
+    /// the last have nothing yet, and a client counts its patience to the first byte.
+    pub(crate) async fn let_others_begin(&self, waiters: impl Fn() -> u64) {
+        let begun = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
+        if begun >= waiters() {
+            return;
+        }
+        // By the machine's own time: this is about its load, and no rule depends on it.
+        let patience_end = Instant::now() + OTHERS_BEGIN_MAX;
+        while self.begun.load(Ordering::Relaxed) < waiters() && Instant::now() < patience_end {
+            tokio::time::sleep(OTHERS_BEGIN_LOOK).await;
+        }
+    }
+
     fn head_piece(&self, start: u64, end: u64) -> Bytes {
         let index = |at: u64| {
             usize::try_from(at)
@@ -273,8 +299,7 @@ struct Reader {
     states: watch::Receiver<FillState>,
     position: u64,
     end: u64,
-    /// Bytes since this reader last let others run; the first piece is followed by a pause, so
-    /// that every waiter's first byte goes out before anybody's second megabyte.
+    /// Bytes since this reader last let others run.
     turn: u64,
 }
 
@@ -283,7 +308,7 @@ impl Reader {
         if self.position >= self.end {
             return Ok(None);
         }
-        if self.turn >= TURN_BYTES || self.turn > 0 && self.position <= PIECE_BYTES {
+        if self.turn >= TURN_BYTES {
             self.turn = 0;
             tokio::task::yield_now().await;
         }

@@ -193,3 +193,27 @@ async fn the_head_is_read_before_there_is_a_file() {
     assert_eq!(read(&filling, 500..2000).await.unwrap(), whole[500..2000]);
     assert_eq!(std::fs::read(writer.path()).unwrap(), whole);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_lets_the_others_begin_but_not_for_ever() {
+    let scene = Scene::new(1 << 20);
+    let writer = scene
+        .spool
+        .begin("m@v1.0.0.zip", None, body(10), Arc::new(TokioClock))
+        .unwrap();
+    let filling = writer.filling().clone();
+    let first = tokio::spawn({
+        let filling = filling.clone();
+        async move { filling.let_others_begin(|| 2).await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!first.is_finished(), "the second has nothing yet");
+    let asked = Instant::now();
+    filling.let_others_begin(|| 2).await;
+    assert_eq!(Instant::now(), asked, "the last to begin waits for nobody");
+    first.await.unwrap();
+
+    let asked = Instant::now();
+    filling.let_others_begin(|| 9).await;
+    assert!(asked.elapsed() <= OTHERS_BEGIN_MAX + OTHERS_BEGIN_LOOK);
+}
