@@ -3,6 +3,7 @@
 mod conditional;
 pub mod handlers;
 mod landing;
+mod named;
 pub mod path;
 mod response;
 mod span;

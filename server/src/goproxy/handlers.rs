@@ -5,7 +5,7 @@ use actix_http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, Heade
 use actix_http::{HttpMessage, Method, Request, Response, ResponseBuilder, StatusCode};
 use storage::{ArtifactKey, Artifacts, Error, GetOptions};
 
-use super::path::{self, Target};
+use super::named::{self, Named};
 use super::span::RequestSpan;
 use super::{landing, response};
 use crate::error::error_response;
@@ -34,10 +34,9 @@ async fn answer(request: &Request, state: &AppState) -> Response<BoxBody> {
             .body("loop detected: corral is its own upstream; mend `upstream`\n")
             .map_into_boxed_body();
     }
-    let raw_path = request.uri().path();
-    match path::parse(raw_path) {
-        Ok(Target::Artifact(key)) => artifact(request, state, key).await,
-        Ok(Target::Landing) => {
+    match named::parse(request.uri().path()) {
+        Ok(Some(named)) => artifact(request, state, &named).await,
+        Ok(None) => {
             let wants_html = request
                 .headers()
                 .get(ACCEPT)
@@ -63,25 +62,26 @@ fn plain(status: StatusCode) -> ResponseBuilder {
     response
 }
 
-async fn artifact(request: &Request, state: &AppState, key: ArtifactKey) -> Response<BoxBody> {
+async fn artifact(request: &Request, state: &AppState, named: &Named) -> Response<BoxBody> {
+    let key = &named.key;
     let kind = key.kind_label();
-    if let Some(error) = refusal(state, &key) {
+    if let Some(error) = refusal(state, key) {
         state.metrics.count_request(kind, "error");
         return error_response(&error);
     }
-    let span = RequestSpan::begin(state.traces, &key);
-    if let Some(stored) = state.warmer.hot(&key) {
+    let span = RequestSpan::begin(state.traces, key);
+    if let Some(stored) = state.warmer.hot(key) {
         // The warm hit: no future, no allocation but the response's own.
         state.metrics.count_request(kind, "hit");
-        let response = response::hot(request, &key, stored);
+        let response = response::hot(request, named, stored);
         span.end("hit", None, None);
         return response;
     }
     let options = options_of(request.headers());
-    let answered = match state.warmer.get(&key, options).await {
+    let answered = match state.warmer.get(key, options).await {
         Ok(answer) => {
             let cache = answer.cache;
-            response::answer(request, &key, answer)
+            response::answer(request, named, answer)
                 .await
                 .map(|response| (response, cache))
         }

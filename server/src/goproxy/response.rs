@@ -16,6 +16,7 @@ use storage::{
 };
 
 use super::conditional::{Part, is_not_modified, requested_part};
+use super::named::Named;
 
 /// A body up to this size is handed over whole; a larger one in pieces, because an HTTP/1
 /// connection copies each piece into its write buffer.
@@ -32,9 +33,9 @@ const NOSNIFF: (HeaderName, HeaderValue) = (
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// The answer for an artifact that was in memory.
-pub(super) fn hot(request: &Request, key: &ArtifactKey, stored: Stored) -> Response<BoxBody> {
+pub(super) fn hot(request: &Request, named: &Named, stored: Stored) -> Response<BoxBody> {
     let cache = CacheOutcome::immutable(Verdict::HitMemory, Role::Leader);
-    whole_or_part(request, key, Body::Stored(stored), cache)
+    whole_or_part(request, named, Body::Stored(stored), cache)
 }
 
 /// The answer for whatever the warmer gave; waits only for the first byte of what is arriving.
@@ -44,7 +45,7 @@ pub(super) fn hot(request: &Request, key: &ArtifactKey, stored: Stored) -> Respo
 /// The fill's failure, while no byte has gone out: it becomes a status.
 pub(super) async fn answer(
     request: &Request,
-    key: &ArtifactKey,
+    named: &Named,
     answer: Answer,
 ) -> Result<Response<BoxBody>, Error> {
     let cache = answer.cache;
@@ -66,8 +67,8 @@ pub(super) async fn answer(
                 Body::Arriving(arriving, len)
             } else {
                 arriving.readable_beyond(0).await?;
-                let mut response = response_with_headers(StatusCode::OK, key, &cache);
-                response.insert_header((ETAG, etag_of_name(key)));
+                let mut response = response_with_headers(StatusCode::OK, &named.key, &cache);
+                response.insert_header((ETAG, named.tag.clone()));
                 return Ok(boxed(
                     response,
                     BodyStream::new(arriving.stream(0..u64::MAX)),
@@ -76,7 +77,7 @@ pub(super) async fn answer(
         }
     };
     if let Body::Arriving(arriving, len) = &body {
-        let start = match requested_part(request.headers(), *len, &etag_of_name(key)) {
+        let start = match requested_part(request.headers(), *len, named.tag_text()) {
             Part::Bytes(part) => part.start,
             _ => 0,
         };
@@ -84,7 +85,7 @@ pub(super) async fn answer(
             arriving.readable_beyond(start).await?;
         }
     }
-    Ok(whole_or_part(request, key, body, cache))
+    Ok(whole_or_part(request, named, body, cache))
 }
 
 enum Body {
@@ -105,22 +106,24 @@ impl Body {
 
 fn whole_or_part(
     request: &Request,
-    key: &ArtifactKey,
+    named: &Named,
     body: Body,
     cache: CacheOutcome,
 ) -> Response<BoxBody> {
-    let etag = match &body {
-        Body::Document(body) => etag_of_content(body),
-        Body::Stored(_) | Body::Arriving(..) => etag_of_name(key),
+    let key = &named.key;
+    let tag = match &body {
+        Body::Document(body) => tag_of_content(body),
+        Body::Stored(_) | Body::Arriving(..) => named.tag.clone(),
     };
+    let tag_text = tag.to_str().unwrap_or_default();
     let headers = request.headers();
-    if is_not_modified(headers, &etag) {
+    if is_not_modified(headers, tag_text) {
         let mut response = response_with_headers(StatusCode::NOT_MODIFIED, key, &cache);
-        response.insert_header((ETAG, etag));
+        response.insert_header((ETAG, tag));
         return boxed(response, ());
     }
     let len = body.len();
-    let (status, part) = match requested_part(headers, len, &etag) {
+    let (status, part) = match requested_part(headers, len, tag_text) {
         Part::Whole => (StatusCode::OK, 0..len),
         Part::Bytes(part) => (StatusCode::PARTIAL_CONTENT, part),
         Part::Unsatisfiable => {
@@ -133,7 +136,7 @@ fn whole_or_part(
         }
     };
     let mut response = response_with_headers(status, key, &cache);
-    response.insert_header((ETAG, etag));
+    response.insert_header((ETAG, tag));
     if status == StatusCode::PARTIAL_CONTENT {
         let range = format!("bytes {}-{}/{len}", part.start, part.end - 1);
         response.insert_header((CONTENT_RANGE, range));
@@ -237,31 +240,7 @@ fn header_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("corral"))
 }
 
-/// The tag of an immutable artifact: its name, because its bytes never change under that name.
-///
-/// The same on every instance and before the bytes have arrived.
-fn etag_of_name(key: &ArtifactKey) -> String {
-    let mut hash = Fnv::new();
-    hash.write(key.unit().as_bytes());
-    format!("\"{:016x}\"", hash.0)
-}
-
-/// FNV-1a, 64 bits. Source: RFC 9923.
-struct Fnv(u64);
-
-impl Fnv {
-    fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes.iter().chain([&0]) {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-}
-
-fn etag_of_content(body: &Bytes) -> String {
+fn tag_of_content(body: &Bytes) -> HeaderValue {
     let digest = Sha256::digest(body);
     let mut tag = String::with_capacity(34);
     tag.push('"');
@@ -269,7 +248,7 @@ fn etag_of_content(body: &Bytes) -> String {
         tag.push_str(&format!("{byte:02x}"));
     }
     tag.push('"');
-    tag
+    header_value(tag)
 }
 
 #[cfg(test)]
