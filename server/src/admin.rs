@@ -3,6 +3,10 @@
 pub mod auth;
 pub mod flights;
 pub mod health;
+pub mod leases;
+pub mod reply;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use actix_web::HttpResponse;
 use actix_web::middleware::from_fn;
@@ -19,17 +23,28 @@ pub fn routes(config: &mut ServiceConfig) {
                 .get(health::metrics),
         )
         .service(
+            // The outer of two wraps is the later one: who asks is looked at first.
             web::scope("/admin/v1")
+                .wrap(from_fn(auth::require_intent))
                 .wrap(from_fn(auth::require))
-                .route("/flights", web::get().to(flights::list))
-                .route("/instance", web::get().to(health::instance)),
+                .app_data(reply::query_config())
+                .app_data(reply::json_config())
+                .service(web::resource("/flights").get(flights::list))
+                .service(web::resource("/instance").get(health::instance))
+                .service(web::resource("/leases").get(leases::list))
+                .service(web::resource("/leases/break").post(leases::break_by_body))
+                .service(
+                    web::resource("/leases/{key:.+}")
+                        .get(leases::show)
+                        .delete(leases::break_by_path),
+                ),
         )
         .default_service(web::to(|| async {
             HttpResponse::NotFound()
                 .content_type("text/plain; charset=utf-8")
                 .body(
                     "not found: this is the admin listener; it has /healthz, /readyz, /metrics, \
-                 /admin/v1/flights and /admin/v1/instance\n",
+                     /admin/v1/flights, /admin/v1/leases and /admin/v1/instance\n",
                 )
         }));
 }

@@ -18,7 +18,7 @@ use crate::admin::auth::AdminAccess;
 use crate::config::{Config, OnWaitTimeout};
 use crate::metrics::ServerMetrics;
 use crate::serve::ServeError;
-use crate::state::{AppState, Readiness, SumdbNames};
+use crate::state::{AppState, Readiness, Scope, SumdbNames};
 
 /// What [`state`] builds.
 pub struct Built {
@@ -36,7 +36,7 @@ pub struct Built {
 pub async fn state(
     config: &Config,
     config_json: serde_json::Value,
-    fills: &tokio::runtime::Runtime,
+    fills: &tokio::runtime::Handle,
 ) -> Result<Built, ServeError> {
     let mut registry = Registry::with_prefix("corral");
     let server_metrics = ServerMetrics::new(&mut registry);
@@ -63,7 +63,7 @@ pub async fn state(
         leases.clone(),
         clock.clone(),
         lease_config,
-        fills.handle().clone(),
+        fills.clone(),
         metrics.clone(),
     )
     .map_err(|error| ServeError::Setting(format!("lease.ttl: {error}")))?;
@@ -80,12 +80,13 @@ pub async fn state(
         },
         clock,
         metrics,
-        runtime: fills.handle().clone(),
+        runtime: fills.clone(),
     };
     let warmer = Arc::new(Warmer::new(parts, warmer_config(config), hot));
     let state = AppState {
         warmer,
         leases,
+        scope: Scope::Instance,
         metrics: server_metrics,
         registry: Arc::new(registry),
         via_token,

@@ -81,7 +81,7 @@ async fn serve(
 ) -> Result<(), ServeError> {
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let Built { state, access } = build::state(config, config_json, fills).await?;
+    let Built { state, access } = build::state(config, config_json, fills.handle()).await?;
     let state = Data::new(state);
     let (proxy, proxy_addr) = proxy_server(config, &state)?;
     let (admin, admin_addr) = admin_server(config, &state, access)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lease::LeaseTable;
 use prometheus_client::registry::Registry;
+use serde::Serialize;
 use storage::Warmer;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -22,6 +23,8 @@ pub struct AppState {
     pub warmer: Arc<Warmer>,
     /// Leases, for operators only.
     pub leases: Arc<dyn LeaseTable>,
+    /// Whose leases those are.
+    pub scope: Scope,
     /// What the server counts.
     pub metrics: Arc<ServerMetrics>,
     /// Everything that is counted, for `/metrics`.
@@ -38,6 +41,16 @@ pub struct AppState {
     pub config_json: serde_json::Value,
     /// When this process began.
     pub started: Instant,
+}
+
+/// Whom a view in the admin API covers; every answer says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// This process.
+    Instance,
+    /// Everybody who shares this process's Valkey.
+    Fleet,
 }
 
 /// The checksum databases that `/sumdb/` relays.

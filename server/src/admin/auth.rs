@@ -1,11 +1,19 @@
-//! Who may use the admin listener: requests that name it, with the token where one is set.
+//! Who may use the admin listener: requests that name it, with the token where one is set; and
+//! whether a request that changes something was meant.
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, HOST, WWW_AUTHENTICATE};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpResponse};
+
+/// The header that every request which changes something carries, with any value.
+///
+/// A web page can make a browser send a form to a loopback address, with the operator's network
+/// behind it, but no header of our own: for that the browser asks us first (CORS), and gets no.
+pub const ACTION_HEADER: &str = "Corral-Action";
 
 /// What the admin listener asks of a request.
 #[derive(Debug, Clone, Default)]
@@ -69,6 +77,26 @@ fn refuse(access: &AdminAccess, request: &ServiceRequest) -> Option<HttpResponse
             .content_type(plain)
             .body("unauthorized: send `Authorization: Bearer <token>` (admin.token_file)\n"),
     )
+}
+
+/// Lets a request through if it only reads, or says by [`ACTION_HEADER`] that it is meant.
+pub async fn require_intent<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if reads || request.headers().contains_key(ACTION_HEADER) {
+        return next
+            .call(request)
+            .await
+            .map(ServiceResponse::map_into_left_body);
+    }
+    let refusal = HttpResponse::Forbidden()
+        .content_type("text/plain; charset=utf-8")
+        .body(format!(
+            "forbidden: a request that changes something carries the header `{ACTION_HEADER}: 1`\n"
+        ));
+    Ok(request.into_response(refusal).map_into_right_body())
 }
 
 fn is_our_name(host: &str, hosts: &[String]) -> bool {
