@@ -1,6 +1,9 @@
 //! The command line: what can be asked of `corral`, and how a refusal reads.
 
+pub mod admin_client;
 pub mod config_check;
+pub mod leases;
+mod table;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -14,6 +17,8 @@ use crate::config::Flags;
 pub const EXIT_FAILURE: u8 = 1;
 /// Exit code: the command line or the configuration is wrong; a line says what to set.
 pub const EXIT_USAGE: u8 = 2;
+/// Exit code: what was asked about is not there, or is not any more what it was.
+pub const EXIT_GONE: u8 = 3;
 
 /// A Go module proxy that lets one fetch through and keeps the herd in.
 #[derive(Debug, Parser)]
@@ -37,6 +42,8 @@ pub enum Command {
     /// Look at the configuration
     #[command(subcommand, arg_required_else_help = true)]
     Config(ConfigCommand),
+    /// See who is fetching what, on a running server, and end what is stuck
+    Leases(leases::LeasesArgs),
 }
 
 /// What can be done with the configuration.
@@ -130,10 +137,13 @@ pub fn report(error: &clap::Error) -> u8 {
 
 /// Prints lines to stderr, each with the program's name before it.
 pub fn complain(lines: &str) {
-    let mut stderr = std::io::stderr().lock();
+    complain_to(&mut std::io::stderr().lock(), lines);
+}
+
+fn complain_to(out: &mut dyn Write, lines: &str) {
     for line in lines.lines() {
         // There is no other place left to complain.
-        let _ = writeln!(stderr, "corral: {line}");
+        let _ = writeln!(out, "corral: {line}");
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod check;
 mod choice;
+mod client;
 mod default;
 mod environment;
 mod keys;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 pub use check::Notice;
 pub use choice::{FillOnFailure, LogFormat, OnUnavailable, OnWaitTimeout, VerifyMode};
+pub use client::{ClientFlags, ClientSettings};
 pub use environment::{Environment, GoEnv};
 pub use load::{Flags, Loaded, Setting};
 pub use mistake::{Mistake, Mistakes};

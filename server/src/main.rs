@@ -22,6 +22,9 @@ fn main() -> ExitCode {
     };
     let ran = match cli.command {
         Command::Serve(args) => serve(args),
+        Command::Leases(args) => cli::leases::run(&args, &Environment::of_process())
+            .map(ExitCode::from)
+            .context("cannot print the answer"),
         Command::Config(ConfigCommand::Check { config, json }) => {
             cli::config_check::run(&config.into(), &Environment::of_process(), json)
                 .map(ExitCode::from)

@@ -266,22 +266,19 @@ impl Loaded {
         let Some(file) = self.config.admin.token_file.clone() else {
             return;
         };
-        let origin = self.origin("admin.token_file");
-        let problem = match std::fs::read_to_string(&file) {
-            Ok(token) if !token.trim().is_empty() => {
-                self.config.admin.token = Some(Secret::new(token.trim()));
-                return;
+        match Secret::read(&file) {
+            Ok(token) => self.config.admin.token = Some(token),
+            Err(problem) => {
+                let origin = self.origin("admin.token_file");
+                let value = Value::from(file.to_string_lossy().into_owned());
+                mistakes.push(Mistake::value(
+                    &origin,
+                    "admin.token_file",
+                    &value,
+                    &problem,
+                ));
             }
-            Ok(_) => "must be a file that holds the token, but it is empty".to_owned(),
-            Err(error) => format!("must be a file that can be read: {error}"),
-        };
-        let value = Value::from(file.to_string_lossy().into_owned());
-        mistakes.push(Mistake::value(
-            &origin,
-            "admin.token_file",
-            &value,
-            &problem,
-        ));
+        }
     }
 }
 
@@ -292,7 +289,7 @@ fn beside(store: &Path) -> Option<PathBuf> {
     Some(store.with_file_name(name))
 }
 
-fn read_file(sources: &mut Sources, flags: &Flags, environment: &Environment) {
+pub(super) fn read_file(sources: &mut Sources, flags: &Flags, environment: &Environment) {
     let named = match (&flags.config, environment.get("CORRAL_CONFIG")) {
         (Some(file), _) => Some((file.clone(), Origin::Flag("--config"))),
         (None, Some(file)) => Some((

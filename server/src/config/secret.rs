@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::path::Path;
 
 /// A text, often a URL or a list of them, that may hold credentials.
 ///
@@ -51,6 +52,19 @@ impl Secret {
     /// Wraps `text`.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    /// Reads the secret that `file` holds, without the white space around it.
+    ///
+    /// # Errors
+    ///
+    /// What the file must be, as a phrase for a mistake.
+    pub(super) fn read(file: &Path) -> Result<Self, String> {
+        match std::fs::read_to_string(file) {
+            Ok(text) if !text.trim().is_empty() => Ok(Self::new(text.trim())),
+            Ok(_) => Err("must be a file that holds the secret, but it is empty".to_owned()),
+            Err(error) => Err(format!("must be a file that can be read: {error}")),
+        }
     }
 
     /// The secret itself: for comparing, in constant time, not for printing.

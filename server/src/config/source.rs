@@ -80,6 +80,9 @@ const FLAG_VARIABLES: [(&str, &str); 3] = [
     ("CORRAL_VERIFY", "verify.mode"),
 ];
 
+/// Variables of ours that set no key: the file to read, and where commands find the server.
+const OTHER_VARIABLES: [&str; 2] = ["CORRAL_CONFIG", "CORRAL_ADMIN"];
+
 impl Sources {
     /// Adds what a configuration file says.
     pub(super) fn file(&mut self, path: &Path, text: &str) {
@@ -150,7 +153,7 @@ impl Sources {
         }
         let mut known: Vec<String> = KEYS.iter().map(keys::Key::variable).collect();
         known.extend(FLAG_VARIABLES.map(|(name, _)| name.to_owned()));
-        known.push("CORRAL_CONFIG".to_owned());
+        known.extend(OTHER_VARIABLES.map(str::to_owned));
         for name in environment.names("CORRAL_") {
             if known.iter().any(|known| known == name) || is_service_link(name) {
                 continue;

@@ -634,7 +634,7 @@ fn the_admin_token_is_read_and_hidden() {
     let assignment = format!("admin.token_file={}", file.display());
     std::fs::write(&file, " \n").unwrap();
     let empty = set(&[&assignment]).map(|loaded| loaded.config).unwrap_err();
-    assert!(empty[0].ends_with("must be a file that holds the token, but it is empty"));
+    assert!(empty[0].ends_with("must be a file that holds the secret, but it is empty"));
 
     std::fs::write(&file, "hush-hush\n").unwrap();
     let loaded = set(&[&assignment, "admin_listen=:8071"]).unwrap();
