@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use rand::Rng;
 use tokio::time::Instant;
 
 /// Where time comes from.
@@ -18,6 +19,14 @@ pub trait Clock: Send + Sync + Debug + 'static {
 
     /// Returns a future that ends once `duration` has passed, counted from this call.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+
+    /// Draws a duration from `0 ..= max`, to spread what would otherwise happen together.
+    ///
+    /// It is a matter of the clock so that a simulation, which hands in its own, can draw the
+    /// same one again.
+    fn jitter(&self, max: Duration) -> Duration {
+        max.mul_f64(rand::rng().random_range(0.0..=1.0))
+    }
 }
 
 /// The runtime's time; paused time in tests that pause it.

@@ -4,7 +4,7 @@
 //! releases, a networked one from its subscriber connection. The map holds exactly the live
 //! subscriptions, so it is bounded by the waits, which are bounded elsewhere.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::mem;
@@ -93,7 +93,8 @@ struct Registry {
 #[derive(Default)]
 struct Topics {
     next_id: u64,
-    by_key: HashMap<LeaseKey, BTreeMap<u64, Arc<Mailbox>>>,
+    /// Ordered, so that whoever wakes everybody does so in the same order every time.
+    by_key: BTreeMap<LeaseKey, BTreeMap<u64, Arc<Mailbox>>>,
 }
 
 #[derive(Default)]

@@ -60,7 +60,7 @@ const OTHERS_BEGIN_LOOK: Duration = Duration::from_millis(25);
 /// The directory of spool files and its budget.
 #[derive(Debug)]
 pub struct Spool {
-    dir: InstanceDir,
+    dir: Arc<InstanceDir>,
     bytes_max: u64,
     used_bytes: Arc<AtomicU64>,
 }
@@ -75,10 +75,21 @@ impl Spool {
     /// [`Error::Config`]: `parent` cannot be made or written; the process cannot start.
     pub fn open(parent: &Path, bytes_max: u64) -> Result<Self, Error> {
         Ok(Self {
-            dir: InstanceDir::open(parent, "spool.dir")?,
+            dir: Arc::new(InstanceDir::open(parent, "spool.dir")?),
             bytes_max,
             used_bytes: Arc::new(AtomicU64::new(0)),
         })
+    }
+
+    /// A spool with a budget of its own in the same directory, for simulations of more instances
+    /// than there could be open lock files.
+    #[cfg(feature = "test-util")]
+    pub fn beside(&self) -> Self {
+        Self {
+            dir: self.dir.clone(),
+            bytes_max: self.bytes_max,
+            used_bytes: Arc::default(),
+        }
     }
 
     /// Bytes that spool files take on disk now.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lease::{Acquire, Clock, Holder, LeaseGuard, LeaseKeeper, LeaseKey, LeaseToken, Outcome, Wake};
-use rand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::{OnWaitTimeout, WarmerConfig};
@@ -23,7 +22,7 @@ use crate::metrics::StorageMetrics;
 pub(crate) const ROUNDS_MAX: u32 = 8;
 
 /// Spread of the wake-ups at a lease's expiry, so that followers do not ask all at once.
-const EXPIRY_JITTER_MAX_MS: u64 = 250;
+const EXPIRY_JITTER_MAX: Duration = Duration::from_millis(250);
 
 /// Everything that taking turns needs; shared by all fills.
 #[derive(Debug)]
@@ -137,10 +136,11 @@ impl Turns {
             {
                 return self.give_up(unit, waited, config);
             }
-            let jitter = rand::rng().random_range(0..=EXPIRY_JITTER_MAX_MS);
-            let expiry = held.expires_in + Duration::from_millis(jitter);
+            let expiry = held.expires_in + self.clock.jitter(EXPIRY_JITTER_MAX);
             let pause = expiry.min(config.follow_poll).min(config.wait_max - waited);
             let cause = tokio::select! {
+                // An event says more than a pause that ends in the same moment.
+                biased;
                 wake = subscription.woken() => match wake {
                     Wake::Event(_) => "event",
                     Wake::Reconnected => "reconnect",

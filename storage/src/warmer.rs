@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lease::{Clock, Holder, LeaseKeeper, Records};
-use rand::Rng;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -338,8 +337,8 @@ impl Core {
             // The go command asks for a partial tile that is not there yet, then for the full one,
             // and the partial one may be there a moment later.
             ErrorKind::NotFound | ErrorKind::Gone if matches!(key, ArtifactKey::Sumdb(_)) => return,
-            ErrorKind::NotFound => spread(self.config.negative_ttl),
-            ErrorKind::Gone => spread(self.config.gone_ttl),
+            ErrorKind::NotFound => spread(&*self.clock, self.config.negative_ttl),
+            ErrorKind::Gone => spread(&*self.clock, self.config.gone_ttl),
             ErrorKind::Unreachable
             | ErrorKind::Transient
             | ErrorKind::TimedOut
@@ -395,8 +394,8 @@ fn failure_record(unit: &str) -> String {
 }
 
 /// `ttl` ± 10 %, so that what was remembered together is not asked for together.
-fn spread(ttl: Duration) -> Duration {
-    ttl.mul_f64(rand::rng().random_range(0.9..=1.1))
+fn spread(clock: &dyn Clock, ttl: Duration) -> Duration {
+    ttl.mul_f64(0.9) + clock.jitter(ttl / 5)
 }
 
 /// An error and its causes in one line, for the log.
