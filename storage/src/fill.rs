@@ -11,15 +11,14 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
-use lease::Outcome;
 use tokio::time::Instant;
 
 use crate::artifact::ArtifactKey;
 use crate::artifacts::Verdict;
+use crate::attempts::Attempts;
 use crate::error::{Error, ErrorKind};
 use crate::flight::{Lead, Phase};
 use crate::layout;
-use crate::retry::RetryPolicy;
 use crate::spool::{Filling, FillingWriter};
 use crate::store::{Created, Source, Stored, StoredBody};
 use crate::turn::Turn;
@@ -125,31 +124,9 @@ impl Fill {
             }
             Turn::Ours { guard, _unleased } => (guard, _unleased),
         };
-        let result = match &guard {
-            None => self.fetch_and_commit().await,
-            Some(guard) => {
-                let forced = guard.forced();
-                tokio::select! {
-                    result = self.fetch_and_commit() => result,
-                    () = forced => Err(Error::Interrupted { unit: self.unit.clone() }),
-                }
-            }
-        };
-        if let Err(error) = &result {
-            // Before the release: whoever wakes up then must find it.
-            self.core
-                .remember_failure(&self.key, &self.unit, error)
-                .await;
-        }
-        if let Some(guard) = guard {
-            // On a task of its own: a slow release delays nobody.
-            drop(guard.release(if result.is_ok() {
-                Outcome::Stored
-            } else {
-                Outcome::Failed
-            }));
-        }
-        result
+        let (core, key, unit) = (self.core.clone(), self.key.clone(), self.unit.clone());
+        let work = self.fetch_and_commit();
+        core.under_lease(guard, &key, &unit, work).await
     }
 
     fn land_stored(&mut self, stored: Stored) {
@@ -163,37 +140,20 @@ impl Fill {
 
     /// Attempts until one succeeds, or none may follow.
     async fn fetch_and_commit(&mut self) -> Result<(), Error> {
-        let core = self.core.clone();
-        let deadline = core.clock.now() + core.config.first_byte_max;
-        let policy = RetryPolicy {
-            retries: core.config.retries,
-            first_delay: core.config.retry_delay,
-            delay_max: core.config.retry_delay_max,
-        };
-        let mut delays = policy.delays();
+        let (core, status) = (self.core.clone(), self.lead.status().clone());
+        let mut attempts = Attempts::new(&core, &status);
         let received = loop {
-            self.lead.status().begin_attempt();
-            self.lead.status().enter(Phase::Fetching);
+            let deadline = attempts.begin();
             let error = match self.attempt(deadline).await {
                 Ok(received) => break received,
                 Err(error) => error,
             };
-            let may_retry = error.kind().is_transient()
-                && error.kind() != ErrorKind::Storage
-                && !self.lead.has_landed();
-            let Some(delay) = may_retry
-                .then(|| delays.next_after(error.retry_after()))
-                .flatten()
-            else {
-                return Err(error);
-            };
-            if core.clock.now() + delay >= deadline {
-                return Err(error);
+            let may_retry = error.kind() != ErrorKind::Storage && !self.lead.has_landed();
+            if may_retry {
+                // Nobody reads from it, and its place in the spool is free while we wait.
+                self.writer = None;
             }
-            tracing::debug!(unit = %self.unit, %error, delay_ms = delay.as_millis(), "retrying");
-            self.writer = None;
-            self.lead.status().enter(Phase::Backoff);
-            core.clock.sleep(delay).await;
+            attempts.pause_after(error, may_retry).await?;
         };
         match received {
             Received::Small(body) => self.commit_small(body).await,

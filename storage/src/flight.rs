@@ -87,6 +87,11 @@ pub struct FlightStatus {
 }
 
 impl FlightStatus {
+    /// The unit that the flight is for.
+    pub fn unit(&self) -> &str {
+        &self.unit
+    }
+
     /// Notes the phase that begins now.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);

@@ -5,6 +5,7 @@
 
 mod artifact;
 mod artifacts;
+mod attempts;
 mod config;
 mod document;
 mod error;

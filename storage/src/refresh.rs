@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use lease::Outcome;
 
 use crate::artifact::{ArtifactKey, Document, FileKind};
 use crate::artifacts::{Answer, AnswerBody, Artifacts, CacheOutcome, GetOptions, Verdict};
+use crate::attempts::Attempts;
 use crate::document::CachedDocument;
 use crate::error::{Error, ErrorKind};
 use crate::fill::{FillLead, Landed, check_len, fill_outcome, joined};
@@ -21,7 +21,6 @@ use crate::flight::{Phase, Role};
 use crate::freshness::Freshness;
 use crate::layout;
 use crate::module::{ModulePath, Version};
-use crate::retry::RetryPolicy;
 use crate::store::{Source, Stored};
 use crate::turn::Turn;
 use crate::upstream::{FetchRequest, FetchedBody, Validators};
@@ -339,27 +338,8 @@ impl Refresh {
             }
             Turn::Ours { guard, _unleased } => (guard, _unleased),
         };
-        let result = match &guard {
-            None => self.fetch().await,
-            Some(guard) => {
-                let forced = guard.forced();
-                tokio::select! {
-                    result = self.fetch() => result,
-                    () = forced => Err(Error::Interrupted { unit: self.unit.clone() }),
-                }
-            }
-        };
-        if let Err(error) = &result {
-            core.remember_failure(&self.key, &self.unit, error).await;
-        }
-        if let Some(guard) = guard {
-            drop(guard.release(if result.is_ok() {
-                Outcome::Stored
-            } else {
-                Outcome::Failed
-            }));
-        }
-        result
+        let (key, unit) = (self.key.clone(), self.unit.clone());
+        core.under_lease(guard, &key, &unit, self.fetch()).await
     }
 
     fn land(&mut self, answer: DocumentAnswer) {
@@ -396,33 +376,14 @@ impl Refresh {
     }
 
     async fn fetch(&mut self) -> Result<(), Error> {
-        let core = self.core.clone();
-        let deadline = core.clock.now() + core.config.first_byte_max;
-        let policy = RetryPolicy {
-            retries: core.config.retries,
-            first_delay: core.config.retry_delay,
-            delay_max: core.config.retry_delay_max,
-        };
-        let mut delays = policy.delays();
+        let (core, status) = (self.core.clone(), self.lead.status().clone());
+        let mut attempts = Attempts::new(&core, &status);
         let document = loop {
-            self.lead.status().begin_attempt();
-            self.lead.status().enter(Phase::Fetching);
-            let error = match self.attempt(deadline).await {
+            let deadline = attempts.begin();
+            match self.attempt(deadline).await {
                 Ok(document) => break document,
-                Err(error) => error,
-            };
-            let may_retry = error.kind().is_transient();
-            let Some(delay) = may_retry
-                .then(|| delays.next_after(error.retry_after()))
-                .flatten()
-            else {
-                return Err(error);
-            };
-            if core.clock.now() + delay >= deadline {
-                return Err(error);
+                Err(error) => attempts.pause_after(error, true).await?,
             }
-            self.lead.status().enter(Phase::Backoff);
-            core.clock.sleep(delay).await;
         };
         core.record_document(&self.unit, &document).await;
         let answer = core.judged(&document, Verdict::Stale);
