@@ -80,7 +80,8 @@ pub(crate) fn renew_retry_every(ttl: Duration) -> Duration {
     renew_every(ttl) / 4
 }
 
-fn within(
+/// Refuses a `value` of `field` outside its range.
+pub(crate) fn within(
     field: &'static str,
     value: Duration,
     min: Duration,

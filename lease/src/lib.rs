@@ -2,8 +2,8 @@
 //! shared records.
 //!
 //! The crate knows nothing of modules, HTTP or object storage. Each concern is a trait with an
-//! in-process implementation here and room for one that is shared by a fleet; one contract suite
-//! per trait (`testing`, feature `test-util`) holds every implementation to the same behaviour.
+//! implementation inside the process and one that a fleet shares over [`Valkey`]; one contract
+//! suite per trait (`testing`, feature `test-util`) holds both to the same behaviour.
 //!
 //! Three rules that callers build on:
 //!
@@ -18,11 +18,13 @@ mod clock;
 mod config;
 mod error;
 mod event;
+mod fallback_records;
 mod guard;
 mod key;
 mod local;
 mod observer;
 mod records;
+mod seldom;
 mod subscription;
 mod sync;
 mod table;
@@ -30,6 +32,7 @@ mod table;
 pub mod testing;
 mod token;
 mod ttl;
+mod valkey;
 
 #[cfg(feature = "test-util")]
 pub use clock::ManualClock;
@@ -37,6 +40,7 @@ pub use clock::{Clock, TokioClock, sleep_until, timeout};
 pub use config::LeaseConfig;
 pub use error::{LeaseError, LeaseErrorKind};
 pub use event::{Outcome, ReleaseEvent};
+pub use fallback_records::{FallbackRecords, OnGetError};
 pub use guard::{LeaseGuard, LeaseKeeper};
 pub use key::LeaseKey;
 pub use local::{LocalLeases, LocalRecords, RecordLimits, RecordStats};
@@ -51,3 +55,8 @@ pub use table::{
 };
 pub use token::{Holder, LeaseToken};
 pub use ttl::{RECORD_TTL_MAX, lease_ttl_ms, record_ttl_ms};
+pub use valkey::{
+    BreakerState, FleetSecret, LiveGrants, NoValkeyObserver, NodeHealth, Secret, ServerInfo,
+    Topology, UrlAddress, UrlKind, Valkey, ValkeyConfig, ValkeyHealth, ValkeyObserver, ValkeyTls,
+    ValkeyUrl,
+};

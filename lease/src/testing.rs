@@ -5,12 +5,18 @@ mod contract;
 mod faulty;
 mod lease_contract;
 mod lossy;
+mod odd_server;
 mod records_contract;
+mod server;
+mod topologies;
 
 pub use faulty::{Fault, FaultyLeases, FaultyRecords, LeaseOp, RecordOp};
 pub use lease_contract::{LeaseTableSetup, lease_table_contract};
 pub use lossy::{EventFaults, LossyLeases};
+pub use odd_server::{Odd, OddServer};
 pub use records_contract::{RecordsSetup, records_contract};
+pub use server::{ServerKind, TestServer, eventually};
+pub use topologies::{TestCluster, TestSentinels, until};
 
 #[cfg(test)]
 mod tests;
