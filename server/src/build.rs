@@ -7,7 +7,7 @@ use std::time::Duration;
 use lease::{Clock, Holder, LeaseConfig, LeaseKeeper, LocalLeases, LocalRecords, TokioClock};
 use prometheus_client::registry::Registry;
 use storage::{
-    ArtifactStore, FetchObserver, FlightLimits, FreshnessPolicy, GoProxyList, HotTier,
+    ArtifactStore, FetchObserver, FlightLimits, FreshnessPolicy, GoProxyList, HotTier, NoPeers,
     OfflineUpstream, Spool, StorageMetrics, StoreOptions, SumdbRelay, Upstream, UpstreamConfig,
     UpstreamIdentity, UpstreamList, UpstreamUrl, Warmer, WarmerConfig, WarmerParts,
     connect_upstream,
@@ -78,6 +78,7 @@ pub async fn state(
             instance: uuid::Uuid::new_v4().simple().to_string().into(),
             address: None,
         },
+        peers: Arc::new(NoPeers),
         clock,
         metrics,
         runtime: fills.clone(),

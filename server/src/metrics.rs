@@ -16,11 +16,12 @@ pub const KINDS: [&str; 8] = [
 ];
 
 /// Values of the label `cache`.
-pub const CACHE_OUTCOMES: [&str; 8] = [
+pub const CACHE_OUTCOMES: [&str; 9] = [
     "hit",
     "hit_stored",
     "miss",
     "collapsed",
+    "relayed",
     "stale",
     "stale_if_error",
     "built_from_store",

@@ -127,6 +127,8 @@ pub enum Verdict {
     HitStored,
     /// From upstream.
     Miss,
+    /// From another instance, while it fetches it from upstream.
+    Relayed,
     /// Stale, while a refresh runs behind.
     Stale,
     /// Stale, because the refresh failed or upstream is out of reach.
@@ -142,6 +144,7 @@ impl Verdict {
             Self::HitMemory => "hit",
             Self::HitStored => "hit_stored",
             Self::Miss => "miss",
+            Self::Relayed => "relayed",
             Self::Stale => "stale",
             Self::StaleIfError => "stale_if_error",
             Self::BuiltFromStore => "built_from_store",
@@ -151,10 +154,16 @@ impl Verdict {
 
 impl CacheOutcome {
     /// An immutable artifact's outcome.
+    ///
+    /// What is relayed was fetched for a request to another instance, so it always collapsed.
     pub fn immutable(verdict: Verdict, role: Role) -> Self {
+        let collapsed = match verdict {
+            Verdict::Miss => role == Role::Waiter,
+            other => other == Verdict::Relayed,
+        };
         Self {
             verdict,
-            collapsed: verdict == Verdict::Miss && role == Role::Waiter,
+            collapsed,
             ttl: None,
             stale_for: None,
         }

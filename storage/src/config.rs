@@ -43,6 +43,16 @@ pub struct WarmerConfig {
     pub lease_ttl: Duration,
     /// How often a follower looks whether or not anything woke it. Default 2 s.
     pub follow_poll: Duration,
+    /// How soon a follower looks first when release events do not flow; it doubles up to
+    /// `follow_poll`. Default 250 ms.
+    pub follow_poll_deaf: Duration,
+    /// How often a holder that is waited for is asked whether it is still there. Default 250 ms;
+    /// after two bad answers its lease is taken over.
+    pub holder_asked_every: Duration,
+    /// Whether followers stream from the holder while it fetches. `internal.relay`, default true.
+    pub relay: bool,
+    /// The longest silence of a relay before it counts as broken. Default 20 s, as for upstreams.
+    pub relay_stall_timeout: Duration,
     /// `documents.ttl`, `.swr`, `.sie`: 60 s, 5 min, 24 h.
     pub documents: FreshnessPolicy,
     /// Refreshes that may wait behind stale answers. Default 256; one more is dropped.
@@ -79,6 +89,10 @@ impl Default for WarmerConfig {
             unleased_max: 4,
             lease_ttl: Duration::from_secs(6),
             follow_poll: Duration::from_secs(2),
+            follow_poll_deaf: Duration::from_millis(250),
+            holder_asked_every: Duration::from_millis(250),
+            relay: true,
+            relay_stall_timeout: Duration::from_secs(20),
             documents: FreshnessPolicy {
                 ttl: Duration::from_secs(60),
                 stale_while_revalidate: Duration::from_secs(300),

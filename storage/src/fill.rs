@@ -9,8 +9,8 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::artifact::ArtifactKey;
@@ -18,22 +18,17 @@ use crate::artifacts::Verdict;
 use crate::attempts::Attempts;
 use crate::error::{Error, ErrorKind};
 use crate::flight::{Lead, Phase};
+use crate::intake::{Incoming, Intake};
 use crate::layout;
-use crate::spool::{Filling, FillingWriter};
-use crate::store::{Created, Source, Stored, StoredBody};
-use crate::turn::Turn;
-use crate::upstream::{FetchRequest, Fetched, FetchedBody};
+use crate::peers::Origin;
+use crate::relay::follow::{Order, Relay};
+use crate::relay::serve::GrantedEntry;
+use crate::spool::Filling;
+use crate::store::{Created, Stored};
+use crate::turn::{Turn, Wait};
+use crate::upstream::{FetchRequest, Fetched, FetchedBody, ResumeFrom};
 use crate::verify;
 use crate::warmer::Core;
-
-/// Bodies up to this size stay in memory and reach clients whole.
-pub(crate) const SMALL_BYTES_MAX: u64 = 256 * 1024;
-
-/// How every zip with an entry in it begins, and an empty one nearly so.
-const ZIP_MAGIC: &[u8] = b"PK";
-
-/// Pieces that are taken from upstream before they are written together.
-const BATCH_PIECES_MAX: usize = 64;
 
 /// Where a flight's seats find their artifact.
 #[derive(Debug, Clone)]
@@ -41,7 +36,10 @@ pub(crate) enum Landed {
     /// Complete.
     Stored { stored: Stored, verdict: Verdict },
     /// Arriving.
-    Filling(Arc<Filling>),
+    Filling {
+        filling: Arc<Filling>,
+        verdict: Verdict,
+    },
     /// A mutable document.
     Document(crate::refresh::DocumentAnswer),
 }
@@ -49,21 +47,12 @@ pub(crate) enum Landed {
 /// The leader's side of a flight of this crate.
 pub(crate) type FillLead = Lead<ArtifactKey, Landed>;
 
-/// What an attempt has brought.
-enum Received {
-    Small(Bytes),
-    Spooled(FillingWriter),
-}
-
 /// One fill on its way.
 pub(crate) struct Fill {
     core: Arc<Core>,
     key: ArtifactKey,
     unit: String,
-    lead: FillLead,
-    /// Kept here rather than in the attempt, so that a failure can be written down before the
-    /// clients that read from it are told.
-    writer: Option<FillingWriter>,
+    intake: Intake,
     /// Upstreams whose body broke off in this fill.
     broken_at: Vec<Arc<str>>,
 }
@@ -72,18 +61,17 @@ impl Fill {
     pub(crate) fn new(core: Arc<Core>, key: ArtifactKey, lead: FillLead) -> Self {
         let unit = key.unit();
         Self {
+            intake: Intake::new(core.clone(), key.clone(), lead),
             core,
             key,
             unit,
-            lead,
-            writer: None,
             broken_at: Vec::new(),
         }
     }
 
     /// Runs the fill to its end; every way out has landed the flight.
     pub(crate) async fn run(mut self) {
-        let cancelled = self.lead.status().cancelled();
+        let cancelled = self.intake.lead().status().cancelled();
         let fill_max = self.core.config.fill_max;
         let clock = self.core.clock.clone();
         let result = tokio::select! {
@@ -95,79 +83,173 @@ impl Fill {
             }),
         };
         if let Err(error) = result {
-            self.core.metrics.count_fill(fill_outcome(error.kind()));
+            let outcome = match self.intake.whole() {
+                // The clients have everything. Whether the store has it is not known, or what
+                // it has instead, so nobody else must be served from memory.
+                Some(_) => {
+                    self.core.hot.remove(&self.key);
+                    "uncommitted"
+                }
+                None => fill_outcome(error.kind()),
+            };
+            self.core.metrics.count_fill(outcome);
             self.core.log_failure(&self.unit, &error);
-            self.lead.leave();
-            if let Some(mut writer) = self.writer.take() {
-                writer.fail(error.clone());
-            }
-            self.lead.land(Err(error));
+            self.intake.fail(error);
         }
     }
 
     async fn fill(&mut self) -> Result<(), Error> {
         if let Some(stored) = self.core.look(&self.key, &self.unit).await? {
-            self.land_stored(stored);
+            self.serve_stored(stored);
             return Ok(());
         }
-        let status = self.lead.status().clone();
-        let turn = {
-            let (core, key, unit) = (&self.core, &self.key, &self.unit);
-            core.turns
-                .take(unit, &status, &core.config, || core.look(key, unit))
-                .await?
-        };
+        let (turn, _granted) = self.wait_for_turn().await?;
         let (guard, _unleased) = match turn {
-            Turn::Theirs(stored) => {
-                self.land_stored(stored);
-                return Ok(());
-            }
+            Turn::Theirs(stored) => return self.finish_from_store(stored).await,
             Turn::Ours { guard, _unleased } => (guard, _unleased),
         };
         let (core, key, unit) = (self.core.clone(), self.key.clone(), self.unit.clone());
-        let work = self.fetch_and_commit();
+        let is_leased = guard.is_some();
+        let work = self.finish_alone(is_leased);
         core.under_lease(guard, &key, &unit, work).await
     }
 
-    fn land_stored(&mut self, stored: Stored) {
+    /// Waits until somebody else has stored it or it is our turn, and relays what the holder has
+    /// meanwhile. Under a grant, the fill is known to those who ask to relay it.
+    async fn wait_for_turn(&mut self) -> Result<(Turn<Stored>, Option<GrantedEntry>), Error> {
+        let (core, key, unit) = (self.core.clone(), self.key.clone(), self.unit.clone());
+        let status = self.intake.lead().status().clone();
+        let wait = Wait::default();
+        let (order, orders) = watch::channel(Order::Follow);
+        let taking = async {
+            let look = |look| core.look_as_far(&key, &unit, look);
+            let turn = core
+                .turns
+                .take(&unit, &status, &core.config, &wait, look)
+                .await;
+            let granted = match &turn {
+                Ok(Turn::Ours {
+                    guard: Some(guard), ..
+                }) => Some(core.granted.enter(guard.token(), &key, status.id())),
+                _ => None,
+            };
+            // It ends between two pieces, not in the middle of one.
+            order.send_replace(match turn {
+                // Clients who have nothing yet are served from the store at once.
+                Ok(Turn::Theirs(_)) if !status.has_landed() => Order::Stop,
+                Ok(_) => Order::Finish,
+                Err(_) => Order::Stop,
+            });
+            (turn, granted)
+        };
+        let relay = Relay {
+            core: &core,
+            unit: &unit,
+            intake: &mut self.intake,
+            wait: &wait,
+            orders,
+        };
+        let ((turn, granted), ()) = tokio::join!(taking, relay.run());
+        Ok((turn?, granted))
+    }
+
+    fn serve_stored(&mut self, stored: Stored) {
         self.core.hot.insert(self.key.clone(), stored.clone());
         self.core.metrics.count_fill("already_stored");
-        self.lead.land(Ok(Landed::Stored {
-            stored,
-            verdict: Verdict::HitStored,
-        }));
+        self.intake.land_stored(stored, Verdict::HitStored);
+    }
+
+    /// Somebody else has stored it: gives the clients what they do not have yet.
+    async fn finish_from_store(&mut self, stored: Stored) -> Result<(), Error> {
+        if let Some(whole) = self.intake.whole() {
+            if whole.len() != stored.len {
+                self.conflicts();
+            }
+        } else if self.intake.is_shown() {
+            let unit = self.unit.clone();
+            let body = stored.body.stream(0..stored.len).map(move |piece| {
+                piece.map_err(|source| Error::storage(format!("reading {unit}"), source))
+            });
+            let incoming = Incoming {
+                sender: Arc::from("the store"),
+                origin: None,
+                from: 0,
+                len: Some(stored.len),
+                verdict: Verdict::HitStored,
+                deadline: None,
+                body: body.boxed(),
+            };
+            self.intake.receive(incoming).await?;
+            self.intake.verify(Verdict::HitStored, false).await?;
+        } else {
+            self.intake.discard_unseen();
+            self.serve_stored(stored);
+            return Ok(());
+        }
+        // What is kept here is what is stored, whatever the relay brought.
+        self.core.hot.insert(self.key.clone(), stored);
+        self.core.metrics.count_fill("relayed");
+        Ok(())
+    }
+
+    /// It is our turn: fetches what is missing, and stores the whole.
+    async fn finish_alone(&mut self, is_leased: bool) -> Result<(), Error> {
+        if self.intake.whole().is_none() {
+            return self.fetch_and_commit().await;
+        }
+        // Its holder has relayed all of it and then not stored it. Under a lease that was looked
+        // up just now.
+        if !is_leased && let Some(stored) = self.lookup().await? {
+            return self.finish_from_store(stored).await;
+        }
+        if let Some((_, stored)) = self.intake.sources() {
+            self.core.hot.insert(self.key.clone(), stored);
+        }
+        self.commit().await;
+        Ok(())
+    }
+
+    async fn lookup(&self) -> Result<Option<Stored>, Error> {
+        let path = layout::object_path(&self.key);
+        self.core.store.lookup(&path).await
     }
 
     /// Attempts until one succeeds, or none may follow.
     async fn fetch_and_commit(&mut self) -> Result<(), Error> {
-        let (core, status) = (self.core.clone(), self.lead.status().clone());
+        let core = self.core.clone();
+        let status = self.intake.lead().status().clone();
+        // What a relay has shown can be gone on from, by any number of attempts.
+        let is_continued = self.intake.is_shown();
         let mut attempts = Attempts::new(&core, &status);
-        let received = loop {
+        loop {
             let deadline = attempts.begin();
-            let error = match self.attempt(deadline).await {
-                Ok(received) => break received,
-                Err(error) => error,
+            let was_shown = self.intake.is_shown();
+            let Err(error) = self.attempt(deadline).await else {
+                break;
             };
-            let may_retry = error.kind() != ErrorKind::Storage && !self.lead.has_landed();
+            let is_cut = was_shown && !self.intake.is_shown();
+            if is_cut && error.kind() == ErrorKind::Transient {
+                // Upstream is not at fault: it contradicts what a relay had brought, and those
+                // who had that are cut. Everybody else gets what upstream has.
+                continue;
+            }
+            let may_retry =
+                error.kind() != ErrorKind::Storage && (is_continued || !self.intake.is_shown());
             if may_retry {
                 // Nobody reads from it, and its place in the spool is free while we wait.
-                self.writer = None;
+                self.intake.discard_unseen();
             }
             attempts.pause_after(error, may_retry).await?;
-        };
-        match received {
-            Received::Small(body) => self.commit_small(body).await,
-            Received::Spooled(writer) => {
-                self.writer = Some(writer);
-                self.commit_spooled().await
-            }
         }
+        self.intake.verify(Verdict::Miss, true).await?;
+        self.commit().await;
+        Ok(())
     }
 
-    async fn attempt(&mut self, deadline: Instant) -> Result<Received, Error> {
-        let fetched = self.core.upstream.fetch(&self.request(deadline)).await?;
+    async fn attempt(&mut self, deadline: Instant) -> Result<(), Error> {
+        let request = self.request(deadline);
+        let fetched = self.core.upstream.fetch(&request).await?;
         let upstream = fetched.upstream.clone();
-        self.lead.status().answered_by(upstream.clone());
         let received = self.receive(fetched, deadline).await;
         if received.is_err() {
             self.broken_at.push(upstream);
@@ -177,183 +259,57 @@ impl Fill {
 
     fn request(&self, deadline: Instant) -> FetchRequest {
         let bytes_max = verify::bytes_max(&self.key).min(self.core.config.zip_bytes_max);
+        let origin = self.intake.origin().filter(|_| self.intake.is_shown());
+        let resume = origin.and_then(|origin| {
+            Some(ResumeFrom {
+                upstream: origin.upstream.clone(),
+                offset: self.intake.received(),
+                etag: origin.etag.clone()?,
+            })
+        });
         FetchRequest {
             first_byte_deadline: Some(deadline),
             broken_at: self.broken_at.clone(),
+            resume,
             ..FetchRequest::new(&self.unit, layout::upstream_path(&self.key), bytes_max)
         }
     }
 
-    async fn receive(&mut self, fetched: Fetched, deadline: Instant) -> Result<Received, Error> {
-        let len = fetched.len;
+    async fn receive(&mut self, fetched: Fetched, deadline: Instant) -> Result<(), Error> {
         let FetchedBody::Modified(body) = fetched.body else {
-            return Err(self.corrupt("304 was answered to an unconditional request"));
-        };
-        let mut batches = body.ready_chunks(BATCH_PIECES_MAX);
-        let status = self.lead.status().clone();
-        let mut begin: Vec<Bytes> = Vec::new();
-        let mut received = 0;
-        // A body that is known to be large is spooled from its first bytes on, or a slow upstream
-        // would keep its clients waiting for the first 256 KiB.
-        let begin_bytes = match len {
-            Some(len) if len > SMALL_BYTES_MAX => ZIP_MAGIC.len() as u64 - 1,
-            _ => SMALL_BYTES_MAX,
-        };
-        while received <= begin_bytes {
-            let Some(batch) = self.next_before_landing(&mut batches, deadline).await? else {
-                check_len(&self.unit, received, len)?;
-                return Ok(Received::Small(joined(begin)));
-            };
-            for piece in batch {
-                let piece = piece?;
-                received += piece.len() as u64;
-                begin.push(piece);
-            }
-            status.progress(received, len);
-        }
-        if self.key.is_zip() && !joined(begin.clone()).starts_with(ZIP_MAGIC) {
-            return Err(self.corrupt("upstream's answer is no zip file"));
-        }
-        let clock = self.core.clock.clone();
-        let writer = self
-            .core
-            .spool
-            .begin(&self.unit, len, joined(begin), clock)?;
-        let filling = writer.filling().clone();
-        let writer = self.writer.insert(writer);
-        if self.core.config.stream && self.key.is_zip() {
-            // Before the file is made: what has arrived is read from memory until then.
-            self.lead.land(Ok(Landed::Filling(filling)));
-        }
-        writer.open().await?;
-        let clock = self.core.clock.clone();
-        loop {
-            let news_due = writer.news_due();
-            let batch = tokio::select! {
-                biased;
-                batch = batches.next() => batch,
-                () = sleep_until(&*clock, news_due) => {
-                    writer.tell();
-                    continue;
-                }
-            };
-            let Some(batch) = batch else { break };
-            let mut pieces = Vec::with_capacity(batch.len());
-            let mut broken = None;
-            for piece in batch {
-                match piece {
-                    Ok(piece) => pieces.push(piece),
-                    Err(error) => broken = Some(error),
-                }
-            }
-            if let Some(error) = broken {
-                return Err(error);
-            }
-            writer.append(pieces).await?;
-            status.progress(writer.written(), len);
-        }
-        check_len(&self.unit, writer.written(), len)?;
-        let writer = self.writer.take().expect("it was put there above");
-        Ok(Received::Spooled(writer))
-    }
-
-    /// The next batch of a body of which no client has anything yet.
-    ///
-    /// A first attempt may be as slow as upstream's own limits allow. A later one must not make
-    /// the clients wait for those limits again: they would give up before we answer.
-    async fn next_before_landing<S>(
-        &self,
-        batches: &mut S,
-        deadline: Instant,
-    ) -> Result<Option<S::Item>, Error>
-    where
-        S: Stream + Unpin,
-    {
-        let next = batches.next();
-        if self.lead.status().attempts() <= 1 {
-            return Ok(next.await);
-        }
-        let clock = &*self.core.clock;
-        let left = deadline.saturating_duration_since(clock.now());
-        match lease::timeout(clock, left, next).await {
-            Some(batch) => Ok(batch),
-            None => Err(Error::TimedOut {
-                upstream: "all".to_owned(),
-                reason: format!("{} brought no body within fill.first_byte_max", self.unit),
-            }),
-        }
-    }
-
-    fn corrupt(&self, reason: &str) -> Error {
-        Error::Corrupt {
-            unit: self.unit.clone(),
-            reason: reason.to_owned(),
-        }
-    }
-
-    async fn commit_small(&mut self, body: Bytes) -> Result<(), Error> {
-        self.lead.status().enter(Phase::Verifying);
-        self.verify(body.clone()).await?;
-        let stored = Stored {
-            len: body.len() as u64,
-            modified: self.core.clock.wall(),
-            body: StoredBody::Bytes(body.clone()),
-        };
-        self.serve_from_memory(stored.clone());
-        self.lead.land(Ok(Landed::Stored {
-            stored,
-            verdict: Verdict::Miss,
-        }));
-        self.commit(Source::Bytes(body)).await;
-        Ok(())
-    }
-
-    /// Takes verified bytes into the hot tier: before anybody has them whole, so that who has
-    /// them finds them here again, and goes on finding them should the store refuse them.
-    fn serve_from_memory(&self, stored: Stored) {
-        self.core.hot.insert(self.key.clone(), stored);
-    }
-
-    async fn commit_spooled(&mut self) -> Result<(), Error> {
-        self.lead.status().enter(Phase::Verifying);
-        let writer = self.writer.as_ref().expect("set by the caller");
-        let len = writer.written();
-        let path = writer.path().to_owned();
-        let map = writer.freeze()?;
-        self.verify(map.slice(0..len)).await?;
-        map.forget(0..len);
-        let stored = Stored {
-            len,
-            modified: self.core.clock.wall(),
-            body: StoredBody::Mapped(map.clone()),
-        };
-        self.serve_from_memory(stored);
-        let writer = self.writer.as_mut().expect("set by the caller");
-        writer.complete();
-        let filling = writer.filling().clone();
-        // Without streaming this is the first that the waiters hear.
-        self.lead.land(Ok(Landed::Filling(filling)));
-        self.commit(Source::File { path, len, map }).await;
-        Ok(())
-    }
-
-    async fn verify(&self, body: Bytes) -> Result<(), Error> {
-        if !self.key.is_zip() {
-            return verify::check(&self.key, &body).map(drop);
-        }
-        let key = self.key.clone();
-        tokio::task::spawn_blocking(move || verify::check(&key, &body))
-            .await
-            .map_err(|_| Error::Internal {
+            return Err(Error::Corrupt {
                 unit: self.unit.clone(),
-                source: None,
-            })?
-            .map(drop)
+                reason: "304 was answered to an unconditional request".to_owned(),
+            });
+        };
+        // A first attempt may be as slow as upstream's own limits allow. A later one must not
+        // make the clients wait for those limits again: they would give up before we answer.
+        let is_first = self.intake.lead().status().attempts() <= 1;
+        let incoming = Incoming {
+            sender: fetched.upstream.clone(),
+            origin: Some(Origin {
+                upstream: fetched.upstream,
+                etag: fetched.etag,
+            }),
+            from: if fetched.resumed {
+                self.intake.received()
+            } else {
+                0
+            },
+            len: fetched.len,
+            verdict: Verdict::Miss,
+            deadline: (!is_first).then_some(deadline),
+            body,
+        };
+        self.intake.receive(incoming).await
     }
 
     /// Writes the verified bytes to the store. Its failure is no client's: they have the bytes.
-    async fn commit(&mut self, source: Source) {
-        self.lead.status().enter(Phase::Committing);
+    async fn commit(&mut self) {
+        self.intake.lead().status().enter(Phase::Committing);
+        let Some((source, _)) = self.intake.sources() else {
+            return;
+        };
         let path = layout::object_path(&self.key);
         match self.core.store.create(&path, source).await {
             Ok(Created::Created) => {
@@ -365,13 +321,8 @@ impl Fill {
                 self.core.metrics.count_fill("stored");
             }
             Ok(Created::Conflict { .. }) => {
-                self.core.metrics.count_commit("conflict");
+                self.conflicts();
                 self.core.metrics.count_fill("stored");
-                self.core.hot.remove(&self.key);
-                tracing::error!(
-                    unit = %self.unit,
-                    "upstream now has other bytes than are stored; the stored ones are kept"
-                );
             }
             Err(error) => {
                 self.core.metrics.count_commit("failed");
@@ -380,29 +331,16 @@ impl Fill {
             }
         }
     }
-}
 
-/// Refuses a body that is not as long as was announced.
-pub(crate) fn check_len(unit: &str, received: u64, announced: Option<u64>) -> Result<(), Error> {
-    match announced {
-        Some(len) if len != received => Err(Error::Corrupt {
-            unit: unit.to_owned(),
-            reason: format!("{received} of {len} bytes arrived"),
-        }),
-        _ => Ok(()),
+    /// What is stored is not what came: it stays, and somebody should know.
+    fn conflicts(&self) {
+        self.core.metrics.count_commit("conflict");
+        self.core.hot.remove(&self.key);
+        tracing::error!(
+            unit = %self.unit,
+            "upstream now has other bytes than are stored; the stored ones are kept"
+        );
     }
-}
-
-/// Bytes of all `pieces` in one; free when there is only one.
-pub(crate) fn joined(mut pieces: Vec<Bytes>) -> Bytes {
-    if pieces.len() == 1 {
-        return pieces.swap_remove(0);
-    }
-    let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-    for piece in &pieces {
-        whole.extend_from_slice(piece);
-    }
-    whole.freeze()
 }
 
 /// The `outcome` label of a fill that ended with an error of `kind`.
@@ -413,12 +351,5 @@ pub(crate) fn fill_outcome(kind: ErrorKind) -> &'static str {
         ErrorKind::Corrupt => "corrupt",
         ErrorKind::Interrupted => "interrupted",
         _ => "failed",
-    }
-}
-
-async fn sleep_until(clock: &dyn lease::Clock, at: Option<Instant>) {
-    match at {
-        Some(at) => clock.sleep(at.saturating_duration_since(clock.now())).await,
-        None => std::future::pending().await,
     }
 }

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::Error;
+use crate::peers::Origin;
 
 /// The named maxima of a [`Flights`] table.
 #[derive(Debug, Clone, Copy)]
@@ -82,14 +83,25 @@ pub struct FlightStatus {
     total: AtomicU64,
     attempts: AtomicU64,
     phase: AtomicU8,
-    upstream: Mutex<Option<Arc<str>>>,
+    origin: Mutex<Option<Origin>>,
+    landed: AtomicBool,
     cancel: CancellationToken,
 }
 
 impl FlightStatus {
+    /// The flight's number, unique in this process.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// The unit that the flight is for.
     pub fn unit(&self) -> &str {
         &self.unit
+    }
+
+    /// Tells whether its waiters have been told where to read from, or how it failed.
+    pub fn has_landed(&self) -> bool {
+        self.landed.load(Ordering::Relaxed)
     }
 
     /// Notes the phase that begins now.
@@ -108,11 +120,19 @@ impl FlightStatus {
     }
 
     /// Notes which upstream answered.
-    pub fn answered_by(&self, upstream: Arc<str>) {
+    pub fn answered_by(&self, origin: Origin) {
         *self
-            .upstream
+            .origin
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(upstream);
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(origin);
+    }
+
+    /// Which upstream answered; `None` while none has.
+    pub fn origin(&self) -> Option<Origin> {
+        self.origin
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 
     /// Notes how many bytes have arrived, and how many are expected (`None`: not known).
@@ -301,7 +321,8 @@ where
                     total: AtomicU64::new(0),
                     attempts: AtomicU64::new(0),
                     phase: AtomicU8::new(Phase::Checking as u8),
-                    upstream: Mutex::new(None),
+                    origin: Mutex::new(None),
+                    landed: AtomicBool::new(false),
                     cancel: table.stop.child_token(),
                 });
                 let unit = unit.to_owned();
@@ -382,12 +403,7 @@ where
                     bytes_per_s: bytes.saturating_mul(1000) / age_ms.max(1),
                     waiters: status.waiters.load(Ordering::Relaxed),
                     attempts: status.attempts.load(Ordering::Relaxed),
-                    upstream: status
-                        .upstream
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner)
-                        .as_deref()
-                        .map(str::to_owned),
+                    upstream: status.origin().map(|origin| origin.upstream.to_string()),
                 }
             })
             .collect();
@@ -499,6 +515,7 @@ impl<K: Eq + Hash, V> Lead<K, V> {
         if result.is_err() {
             self.leave();
         }
+        self.status.landed.store(true, Ordering::Relaxed);
         if let Some(landing) = self.landing.take() {
             // Nobody listening is no fault: the last client may have left.
             let _ = landing.send(result);
@@ -507,7 +524,7 @@ impl<K: Eq + Hash, V> Lead<K, V> {
 
     /// Tells whether [`Lead::land`] was called.
     pub fn has_landed(&self) -> bool {
-        self.landing.is_none()
+        self.status.has_landed()
     }
 
     /// Takes the flight out of the table: whoever comes now starts a new one.

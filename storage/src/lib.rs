@@ -12,14 +12,18 @@ mod error;
 mod fill;
 mod flight;
 mod freshness;
+mod holder_watch;
 mod hot;
 mod instance_dir;
+mod intake;
 pub mod layout;
 mod mapped;
 mod metrics;
 mod module;
+mod peers;
 mod record_warnings;
 mod refresh;
+mod relay;
 mod retry;
 mod revalidations;
 mod spool;
@@ -30,6 +34,7 @@ pub mod testing;
 mod turn;
 mod upstream;
 pub mod verify;
+
 mod warmer;
 
 pub use artifact::{
@@ -48,6 +53,13 @@ pub use module::{
     MODULE_PATH_BYTES_MAX, ModulePath, PATH_ELEMENT_BYTES_MAX, VERSION_BYTES_MAX, Version,
     VersionQuery,
 };
+pub use peers::{
+    GRANTS_ASKED_MAX, KnowsGrants, NoPeers, Origin, PeerError, Peers, RelayAsk, RelayReply, Relayed,
+};
+pub use relay::{
+    Asked, FLEET_SECRET_BYTES_MIN, FleetSecret, HttpPeers, HttpPeersConfig, Nonce, RelayHead,
+    Relaying, Verified,
+};
 pub use retry::{Delays, RetryPolicy};
 pub use spool::{FillState, Filling, FillingWriter, HELD_BACK_BYTES, Spool};
 pub use store::{ArtifactStore, ByteStream, Created, Source, StoreOptions, Stored, StoredBody};
@@ -55,6 +67,6 @@ pub use sumdb::SumdbRelay;
 pub use upstream::{
     CacheControl, FetchObserver, FetchOutcome, FetchRequest, Fetched, FetchedBody, FileUpstream,
     GoProxyList, HttpUpstream, NoFetchObserver, OfflineUpstream, ResumeFrom, Upstream,
-    UpstreamConfig, UpstreamIdentity, UpstreamList, UpstreamUrl, Validators, connect_upstream,
+    UpstreamConfig, UpstreamIdentity, UpstreamList, UpstreamUrl, Validators, Via, connect_upstream,
 };
 pub use warmer::{REVALIDATE_AT_MOST_EVERY, Warmer, WarmerParts};

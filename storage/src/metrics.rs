@@ -15,9 +15,10 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::upstream::{FetchObserver, FetchOutcome};
 
 /// Outcomes of a fill, the label values of `corral_fills_total`.
-pub(crate) const FILL_OUTCOMES: [&str; 8] = [
+pub(crate) const FILL_OUTCOMES: [&str; 9] = [
     "stored",
     "already_stored",
+    "relayed",
     "not_found",
     "refused",
     "failed",
@@ -36,7 +37,21 @@ pub(crate) const ACQUIRE_RESULTS: [&str; 3] = ["granted", "held", "unavailable"]
 pub(crate) const LOST_REASONS: [&str; 4] = ["expired", "not_owner", "unreachable", "forced"];
 
 /// Causes of a follower's wake-up, the label values of `corral_lease_wake_total`.
-pub(crate) const WAKE_CAUSES: [&str; 4] = ["event", "reconnect", "expiry", "poll"];
+pub(crate) const WAKE_CAUSES: [&str; 6] = ["event", "reconnect", "expiry", "poll", "relay", "gone"];
+
+/// Ends of relays, the label values of `corral_relay_total`.
+pub(crate) const RELAY_ENDS: [&str; 7] = [
+    "whole",
+    "broken",
+    "corrupt",
+    "stopped",
+    "unknown",
+    "refused",
+    "unreachable",
+];
+
+/// Answers to early take-overs, the label values of `corral_lease_take_over_total`.
+pub(crate) const TAKE_OVER_RESULTS: [&str; 5] = ["freed", "refused", "gone", "moved", "failed"];
 
 /// The one label of a counter family.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -112,6 +127,10 @@ pub struct StorageMetrics {
     pub lease_lost: Family<ReasonLabel, Counter>,
     /// Wake-ups of followers.
     pub lease_wake: Family<CauseLabel, Counter>,
+    /// Leases of holders that were found gone.
+    pub lease_take_over: Family<ResultLabel, Counter>,
+    /// Relays from holders, by how they ended.
+    pub relays: Family<ResultLabel, Counter>,
     /// Fills that went on without a lease after all rounds of waiting.
     pub lease_rounds_exhausted: Counter,
     /// Bytes in the hot tier; sampled.
@@ -140,12 +159,13 @@ pub struct LimitLabel {
 }
 
 /// Limits whose reaching is counted, the label values of `corral_limit_reached_total`.
-pub(crate) const LIMITS: [&str; 5] = [
+pub(crate) const LIMITS: [&str; 6] = [
     "fill.concurrency_max",
     "fill.waiters_max",
     "spool.bytes_max",
     "upstreams.concurrency_max",
     "fill.unleased_max",
+    "internal.holders_max",
 ];
 
 impl StorageMetrics {
@@ -165,6 +185,8 @@ impl StorageMetrics {
             upstream_in_flight: Gauge::default(),
             lease_lost: Family::default(),
             lease_wake: Family::default(),
+            lease_take_over: Family::default(),
+            relays: Family::default(),
             lease_rounds_exhausted: Counter::default(),
             lru_bytes: Gauge::default(),
             lru_eviction: Counter::default(),
@@ -189,6 +211,14 @@ impl StorageMetrics {
         }
         for cause in WAKE_CAUSES {
             let _ = metrics.lease_wake.get_or_create(&CauseLabel { cause });
+        }
+        for result in TAKE_OVER_RESULTS {
+            let _ = metrics
+                .lease_take_over
+                .get_or_create(&ResultLabel { result });
+        }
+        for result in RELAY_ENDS {
+            let _ = metrics.relays.get_or_create(&ResultLabel { result });
         }
         for limit in LIMITS {
             let _ = metrics.limit_reached.get_or_create(&LimitLabel { limit });
@@ -257,6 +287,16 @@ impl StorageMetrics {
             "lease_wake",
             "Wake-ups of followers",
             metrics.lease_wake.clone(),
+        );
+        registry.register(
+            "lease_take_over",
+            "Leases of holders that were found gone, by what became of them",
+            metrics.lease_take_over.clone(),
+        );
+        registry.register(
+            "relay",
+            "Relays from holders by how they ended",
+            metrics.relays.clone(),
         );
         registry.register(
             "lease_rounds_exhausted",
@@ -334,6 +374,18 @@ impl StorageMetrics {
     /// Counts a follower's wake-up.
     pub fn count_wake(&self, cause: &'static str) {
         self.lease_wake.get_or_create(&CauseLabel { cause }).inc();
+    }
+
+    /// Counts an early take-over's answer.
+    pub fn count_take_over(&self, result: &'static str) {
+        self.lease_take_over
+            .get_or_create(&ResultLabel { result })
+            .inc();
+    }
+
+    /// Counts a relay's end.
+    pub fn count_relay(&self, result: &'static str) {
+        self.relays.get_or_create(&ResultLabel { result }).inc();
     }
 
     /// Counts a request that `limit` refused.

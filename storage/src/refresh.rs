@@ -16,13 +16,15 @@ use crate::artifacts::{Answer, AnswerBody, Artifacts, CacheOutcome, GetOptions, 
 use crate::attempts::Attempts;
 use crate::document::CachedDocument;
 use crate::error::{Error, ErrorKind};
-use crate::fill::{FillLead, Landed, check_len, fill_outcome, joined};
+use crate::fill::{FillLead, Landed, fill_outcome};
 use crate::flight::{Phase, Role};
 use crate::freshness::Freshness;
+use crate::intake::{check_len, joined};
 use crate::layout;
 use crate::module::{ModulePath, Version};
+use crate::peers::Origin;
 use crate::store::{Source, Stored};
-use crate::turn::Turn;
+use crate::turn::{Look, Turn, Wait};
 use crate::upstream::{FetchRequest, FetchedBody, Validators};
 use crate::verify;
 use crate::warmer::{Core, REVALIDATE_AT_MOST_EVERY};
@@ -99,7 +101,7 @@ pub(crate) async fn get_document(
     let role = seat.role();
     match landed {
         Landed::Document(document) => Ok(document.into_answer(role)),
-        Landed::Stored { .. } | Landed::Filling(_) => Err(Error::Internal {
+        Landed::Stored { .. } | Landed::Filling { .. } => Err(Error::Internal {
             unit: key.unit(),
             source: None,
         }),
@@ -327,8 +329,8 @@ impl Refresh {
         let (unit, key) = (&self.unit, &self.key);
         let turn = core
             .turns
-            .take(unit, &status, &core.config, || {
-                look_for_another(&core, key, unit, recorded)
+            .take(unit, &status, &core.config, &Wait::default(), |look| {
+                look_for_another(&core, key, unit, recorded, look)
             })
             .await?;
         let (guard, _unleased) = match turn {
@@ -415,7 +417,10 @@ impl Refresh {
             ..FetchRequest::new(&self.unit, layout::upstream_path(&self.key), bytes_max)
         };
         let fetched = self.core.upstream.fetch(&request).await?;
-        self.lead.status().answered_by(fetched.upstream.clone());
+        self.lead.status().answered_by(Origin {
+            upstream: fetched.upstream.clone(),
+            etag: fetched.etag.clone(),
+        });
         let body = match (fetched.body, &self.snapshot) {
             (FetchedBody::NotModified, Some(snapshot)) => snapshot.body.clone(),
             (FetchedBody::NotModified, None) => {
@@ -489,11 +494,15 @@ async fn look_for_another(
     key: &ArtifactKey,
     unit: &str,
     seen: Option<u64>,
+    look: Look,
 ) -> Result<Option<CachedDocument>, Error> {
     if let Some(document) = core.document_of_records(key).await
         && Some(document.header.received_ms) != seen
     {
         return Ok(Some(document));
+    }
+    if look == Look::Result {
+        return Ok(None);
     }
     match core.remembered_failure(unit).await {
         Some(record) => Err(Error::Remembered(record)),

@@ -26,23 +26,12 @@ use crate::error::Error;
 use crate::instance_dir::InstanceDir;
 use crate::mapped::{GrowingMap, MappedFile};
 
+mod reader;
+
+use reader::{Reader, WINDOW_BYTES};
+
 /// How much of what has arrived stays hidden until the whole is verified.
 pub const HELD_BACK_BYTES: u64 = 64 * 1024;
-
-/// The largest piece that a reader is given at once.
-///
-/// An HTTP/1 server copies each piece into its write buffer, which then stays as large as the
-/// largest piece; with a thousand waiters this figure decides how much memory they cost.
-const PIECE_BYTES: u64 = 32 * 1024;
-
-/// After this many bytes in a row a reader lets others run.
-const TURN_BYTES: u64 = 256 * 1024;
-
-/// What was written within this distance is taken to be in memory still.
-const RECENT_BYTES: u64 = 8 * 1024 * 1024;
-
-/// A reader gives back memory in windows of this size.
-const WINDOW_BYTES: u64 = 2 * 1024 * 1024;
 
 /// Readers are woken when this much is new…
 const NEWS_BYTES: u64 = 256 * 1024;
@@ -294,83 +283,7 @@ impl Filling {
     /// An end beyond the body's length means its end. A failed fill is an error in the stream,
     /// behind the last readable byte. Dropping the stream disturbs nobody.
     pub fn stream(self: &Arc<Self>, range: Range<u64>) -> BoxStream<'static, Result<Bytes, Error>> {
-        let reader = Reader {
-            states: self.state.subscribe(),
-            filling: self.clone(),
-            position: range.start,
-            end: range.end,
-            turn: 0,
-        };
-        stream::try_unfold(reader, Reader::next).boxed()
-    }
-}
-
-struct Reader {
-    filling: Arc<Filling>,
-    states: watch::Receiver<FillState>,
-    position: u64,
-    end: u64,
-    /// Bytes since this reader last let others run.
-    turn: u64,
-}
-
-impl Reader {
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>, Error> {
-        if self.position >= self.end {
-            return Ok(None);
-        }
-        if self.turn >= TURN_BYTES {
-            self.turn = 0;
-            tokio::task::yield_now().await;
-        }
-        let position = self.position;
-        let (readable, end) = {
-            let state = self
-                .states
-                .wait_for(|state| state.readable > position || state.end.is_some())
-                .await
-                .map_err(|_| Error::Internal {
-                    unit: self.filling.unit.clone(),
-                    source: None,
-                })?;
-            (state.readable, state.end.clone())
-        };
-        if readable <= position {
-            return match end {
-                Some(Err(error)) => Err(error),
-                _ => Ok(None),
-            };
-        }
-        let failed = |source| spool_failed("reading the spool of", &self.filling.unit, source);
-        let upto = readable.min(self.end).min(position + PIECE_BYTES);
-        let piece = match self.filling.map.get() {
-            _ if position < self.filling.head.len() as u64 => {
-                self.filling.head_piece(position, upto)
-            }
-            Some(map) => {
-                if self.turn == 0 && readable - position > RECENT_BYTES {
-                    // Far behind the writer: these pages may have left memory, and must not be
-                    // awaited by a page fault on an HTTP worker.
-                    let window = position..readable.min(position + TURN_BYTES);
-                    map.ready(window, readable).await.map_err(failed)?;
-                }
-                let piece = map.slice(position..upto, readable).map_err(failed)?;
-                let border = (position + piece.len() as u64) / WINDOW_BYTES * WINDOW_BYTES;
-                if border > position {
-                    map.forget(border - WINDOW_BYTES..border);
-                }
-                piece
-            }
-            None => {
-                return Err(Error::Internal {
-                    unit: self.filling.unit.clone(),
-                    source: None,
-                });
-            }
-        };
-        self.position += piece.len() as u64;
-        self.turn += piece.len() as u64;
-        Ok(Some((piece, self)))
+        stream::try_unfold(Reader::new(self, range), Reader::next).boxed()
     }
 }
 
@@ -427,6 +340,42 @@ impl FillingWriter {
         // It is empty: `&mut self` has seen to it that this is the only call.
         let _ = self.filling.map.set(GrowingMap::new(mapped));
         Ok(())
+    }
+
+    /// Tells whether [`FillingWriter::open`] has made the file.
+    pub fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Tells whether `bytes` are what was written at `position`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Storage`]: the spool could not be read. [`Error::Internal`]: not all of that was
+    /// written, or the file is not open.
+    pub async fn matches(&self, position: u64, bytes: &[u8]) -> Result<bool, Error> {
+        let end = position + bytes.len() as u64;
+        let map = self.filling.map.get().ok_or_else(|| self.internal())?;
+        if end > self.written {
+            return Err(self.internal());
+        }
+        let failed = |source| spool_failed("reading the spool of", &self.filling.unit, source);
+        let (mut position, mut rest) = (position, bytes);
+        while !rest.is_empty() {
+            let upto = end.min(position + WINDOW_BYTES);
+            map.ready(position..upto, self.written)
+                .await
+                .map_err(failed)?;
+            let here = map.slice(position..upto, self.written).map_err(failed)?;
+            let (now, later) = rest.split_at(here.len());
+            if here != now {
+                return Ok(false);
+            }
+            map.forget(position..position + here.len() as u64);
+            position += here.len() as u64;
+            rest = later;
+        }
+        Ok(true)
     }
 
     fn internal(&self) -> Error {

@@ -2,12 +2,14 @@
 //! that hold things up, and scenes in which several instances share a store, leases and records.
 
 mod gate;
+mod peers;
 mod reply;
 mod scene;
 mod upstream;
 mod zips;
 
 pub use gate::Gate;
+pub use peers::{FakePeers, PeerState};
 pub use reply::Reply;
 pub use scene::{Instance, InstanceBuilder, Scene, read_answer};
 pub use upstream::FakeUpstream;

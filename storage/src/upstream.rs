@@ -16,6 +16,7 @@ mod observer;
 mod offline;
 #[cfg(test)]
 mod tests;
+mod via;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use http::HttpUpstream;
 pub use list::{GoProxyList, UpstreamList, connect_upstream};
 pub use observer::{FetchObserver, FetchOutcome, NoFetchObserver};
 pub use offline::OfflineUpstream;
+pub use via::Via;
 
 use crate::error::Error;
 

@@ -21,16 +21,20 @@ use crate::config::WarmerConfig;
 use crate::error::{Error, ErrorKind, FailureRecord};
 use crate::fill::{Fill, Landed};
 use crate::flight::{FlightView, Flights, Role, Seat};
+use crate::holder_watch::{HolderWatch, WatchParts};
 use crate::hot::HotTier;
 use crate::layout;
 use crate::metrics::{RoleLabel, StorageMetrics};
 use crate::module::{ModulePath, Version};
+use crate::peers::Peers;
 use crate::record_warnings::RecordWarnings;
 use crate::refresh::{self, Refresh};
+use crate::relay::follow::Distrusted;
+use crate::relay::serve::Granted;
 use crate::revalidations::{Revalidations, revalidate_queued};
 use crate::spool::Spool;
 use crate::store::{ArtifactStore, Stored};
-use crate::turn::Turns;
+use crate::turn::{Look, Outage, Turns};
 use crate::upstream::Upstream;
 
 /// A document is asked for again by `no-cache` at most this often, all requests together.
@@ -54,6 +58,8 @@ pub struct WarmerParts {
     pub records: Arc<dyn Records>,
     /// Who we are to other instances.
     pub holder: Holder,
+    /// The other instances; [`crate::NoPeers`] when there are none.
+    pub peers: Arc<dyn Peers>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// What is counted.
@@ -72,6 +78,9 @@ pub(crate) struct Core {
     pub(crate) records: Arc<dyn Records>,
     pub(crate) turns: Turns,
     pub(crate) flights: Flights<ArtifactKey, Landed>,
+    pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) granted: Granted,
+    pub(crate) distrusted: Distrusted,
     pub(crate) record_warnings: RecordWarnings,
     pub(crate) revalidations: Revalidations,
     pub(crate) config: WarmerConfig,
@@ -83,7 +92,7 @@ pub(crate) struct Core {
 #[derive(Debug)]
 pub struct Warmer {
     core: Arc<Core>,
-    /// The sampler and the revalidation worker; ended by [`Warmer::shutdown`] or by drop.
+    /// The sampler, the revalidation worker and the watches of holders; ended by [`Warmer::shutdown`] or by drop.
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -93,6 +102,17 @@ impl Warmer {
     /// answers, and the sampler of gauges.
     pub fn new(parts: WarmerParts, config: WarmerConfig, hot: HotTier) -> Self {
         let (revalidations, queued) = Revalidations::new(config.revalidations_max);
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let watch = HolderWatch::new(WatchParts {
+            peers: parts.peers.clone(),
+            clock: parts.clock.clone(),
+            metrics: parts.metrics.clone(),
+            every: config.holder_asked_every,
+            runtime: parts.runtime.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        });
         let core = Arc::new(Core {
             flights: Flights::new(config.flights, parts.runtime.clone(), parts.clock.clone()),
             turns: Turns {
@@ -100,8 +120,13 @@ impl Warmer {
                 holder: parts.holder,
                 clock: parts.clock.clone(),
                 metrics: parts.metrics.clone(),
+                watch,
                 unleased: Arc::new(Semaphore::new(config.unleased_max)),
+                outage: Outage::default(),
             },
+            peers: parts.peers,
+            granted: Granted::default(),
+            distrusted: Distrusted::default(),
             store: parts.store,
             upstream: parts.upstream,
             spool: parts.spool,
@@ -113,8 +138,6 @@ impl Warmer {
             clock: parts.clock,
             metrics: parts.metrics,
         });
-        let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
         let worker = revalidate_queued(core.clone(), queued);
         tasks.spawn_on(
             stop.clone().run_until_cancelled_owned(worker),
@@ -127,6 +150,10 @@ impl Warmer {
         );
         tasks.close();
         Self { core, stop, tasks }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
     /// An immutable artifact from memory, without waiting; what a hit costs at least.
@@ -224,12 +251,12 @@ fn answer_of(landed: Landed, seat: Seat<Landed>) -> Answer {
             body: AnswerBody::Stored(stored),
             cache: CacheOutcome::immutable(verdict, role),
         },
-        Landed::Filling(filling) => Answer {
+        Landed::Filling { filling, verdict } => Answer {
             body: AnswerBody::Arriving(Arriving {
                 filling,
                 seat: Arc::new(seat),
             }),
-            cache: CacheOutcome::immutable(Verdict::Miss, role),
+            cache: CacheOutcome::immutable(verdict, role),
         },
         Landed::Document(document) => document.into_answer(role),
     }
@@ -311,8 +338,25 @@ impl Core {
         key: &ArtifactKey,
         unit: &str,
     ) -> Result<Option<Stored>, Error> {
+        self.look_as_far(key, unit, Look::ResultOrFailure).await
+    }
+
+    /// As [`Core::look`], or in the store alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Core::look`].
+    pub(crate) async fn look_as_far(
+        &self,
+        key: &ArtifactKey,
+        unit: &str,
+        look: Look,
+    ) -> Result<Option<Stored>, Error> {
         if let Some(stored) = self.store.lookup(&layout::object_path(key)).await? {
             return Ok(Some(stored));
+        }
+        if look == Look::Result {
+            return Ok(None);
         }
         match self.remembered_failure(unit).await {
             Some(record) => Err(Error::Remembered(record)),

@@ -222,6 +222,9 @@ fn cache_status(cache: &CacheOutcome) -> HeaderValue {
         (Verdict::HitStored, Some(ttl)) => {
             header_value(format!("corral; hit; ttl={}", ttl.as_secs()))
         }
+        (Verdict::Relayed, _) => {
+            HeaderValue::from_static("corral; fwd=miss; collapsed; detail=relay")
+        }
         (Verdict::Miss, _) if cache.collapsed => {
             HeaderValue::from_static("corral; fwd=miss; stored; collapsed")
         }
@@ -286,6 +289,10 @@ mod tests {
             (
                 outcome(Verdict::Miss, None, None),
                 "corral; fwd=miss; stored",
+            ),
+            (
+                outcome(Verdict::Relayed, None, None),
+                "corral; fwd=miss; collapsed; detail=relay",
             ),
             (
                 outcome(Verdict::HitStored, Some(7), None),

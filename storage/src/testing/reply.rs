@@ -163,7 +163,8 @@ impl Reply {
         self
     }
 
-    /// Sends this `ETag`; a fetch that knows it already is answered 304.
+    /// Sends this `ETag`; a fetch that knows it already is answered 304, and one that has the
+    /// begin of it gets the rest.
     #[must_use]
     pub fn etag(mut self, etag: &str) -> Self {
         self.etag = Some(etag.to_owned());
@@ -217,6 +218,11 @@ impl Reply {
                 && (same(&self.etag, &known.etag)
                     || same(&self.last_modified, &known.last_modified))
         });
+        let rest_of = request
+            .resume
+            .as_ref()
+            .filter(|from| from.upstream == upstream && self.etag.as_ref() == Some(&from.etag));
+        let offset = rest_of.map_or(0, |from| usize::try_from(from.offset).unwrap_or(0));
         Ok(Fetched {
             upstream,
             len: if unchanged { None } else { len },
@@ -224,22 +230,23 @@ impl Reply {
             last_modified: self.last_modified.clone(),
             cache_control: self.cache_control,
             content_type: None,
-            resumed: false,
+            resumed: offset > 0,
             body: if unchanged {
                 FetchedBody::NotModified
             } else {
-                FetchedBody::Modified(self.pieces(request, ending).boxed())
+                FetchedBody::Modified(self.pieces(offset, request, ending).boxed())
             },
         })
     }
 
     fn pieces(
         self,
+        offset: usize,
         request: &FetchRequest,
         ending: impl Send + 'static,
     ) -> impl stream::Stream<Item = Result<Bytes, Error>> + Send + 'static {
         let request = request.clone();
-        let sending = (self, 0_usize, false, ending);
+        let sending = (self, offset, false, ending);
         stream::unfold(sending, move |(mut reply, position, ended, ending)| {
             let request = request.clone();
             async move {

@@ -13,7 +13,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 
-use super::{FakeUpstream, give_way, soon};
+use super::{FakePeers, FakeUpstream, give_way, soon};
 use crate::artifact::ArtifactKey;
 use crate::artifacts::{Answer, AnswerBody, Artifacts, GetOptions};
 use crate::config::WarmerConfig;
@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::hot::HotTier;
 use crate::instance_dir::InstanceDir;
 use crate::metrics::StorageMetrics;
+use crate::peers::{NoPeers, Peers};
 use crate::spool::Spool;
 use crate::store::{ArtifactStore, StoreOptions};
 use crate::upstream::Upstream;
@@ -39,6 +40,8 @@ pub struct Scene {
     pub leases: Arc<dyn LeaseTable>,
     /// The shared records.
     pub records: Arc<dyn Records>,
+    /// The instances that are on the network, by address.
+    pub peers: Arc<FakePeers>,
     /// Time, for every part that is made here.
     pub clock: Arc<dyn Clock>,
     /// Spools and stores on disk; removed with the scene.
@@ -59,6 +62,7 @@ impl Scene {
             upstream: FakeUpstream::new("fake"),
             leases: Arc::new(LocalLeases::new(clock.clone())),
             records: Arc::new(LocalRecords::new(clock.clone())),
+            peers: Arc::default(),
             clock,
             dir: InstanceDir::open(&parent, "test").expect("temporary files can be written"),
         }
@@ -106,6 +110,8 @@ impl Scene {
             upstream: self.upstream.clone(),
             leases: self.leases.clone(),
             records: self.records.clone(),
+            address: None,
+            peers: None,
             clock: self.clock.clone(),
         }
     }
@@ -144,6 +150,8 @@ pub struct InstanceBuilder<'a> {
     upstream: Arc<dyn Upstream>,
     leases: Arc<dyn LeaseTable>,
     records: Arc<dyn Records>,
+    address: Option<String>,
+    peers: Option<Arc<dyn Peers>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -198,6 +206,21 @@ impl InstanceBuilder<'_> {
         self
     }
 
+    /// Puts the instance on the scene's network: its leases carry `address`, and it asks others.
+    #[must_use]
+    pub fn address(mut self, address: &str) -> Self {
+        self.address = Some(address.to_owned());
+        self.peers.get_or_insert_with(|| self.scene.peers.clone());
+        self
+    }
+
+    /// Gives the instance another way to ask others than the scene's.
+    #[must_use]
+    pub fn peers(mut self, peers: Arc<dyn Peers>) -> Self {
+        self.peers = Some(peers);
+        self
+    }
+
     /// Gives the instance a clock of its own.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
@@ -236,14 +259,19 @@ impl InstanceBuilder<'_> {
             records: self.records,
             holder: Holder {
                 instance: self.name.into(),
-                address: None,
+                address: self.address.as_deref().map(Arc::from),
             },
+            peers: self.peers.unwrap_or_else(|| Arc::new(NoPeers)),
             clock: self.clock,
             metrics: metrics.clone(),
             runtime: Handle::current(),
         };
+        let warmer = Arc::new(Warmer::new(parts, self.config, hot));
+        if let Some(address) = &self.address {
+            self.scene.peers.attach(address, &warmer);
+        }
         Instance {
-            warmer: Arc::new(Warmer::new(parts, self.config, hot)),
+            warmer,
             metrics,
             keeper,
             registry,

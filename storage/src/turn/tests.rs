@@ -13,9 +13,13 @@ use lease::{
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::flight::{FlightLimits, Flights, Seat};
+use crate::holder_watch::WatchParts;
+use crate::peers::NoPeers;
 use crate::testing::{Gate, soon};
 
 const UNIT: &str = "example.com/m@v1.0.0.info";
@@ -157,9 +161,19 @@ impl Scene {
             turns: Turns {
                 keeper,
                 holder: holder("us"),
+                watch: HolderWatch::new(WatchParts {
+                    peers: Arc::new(NoPeers),
+                    clock: clock.clone(),
+                    metrics: metrics.clone(),
+                    every: config.holder_asked_every,
+                    runtime: Handle::current(),
+                    tasks: TaskTracker::new(),
+                    stop: CancellationToken::new(),
+                }),
                 clock,
                 metrics,
                 unleased: Arc::new(Semaphore::new(config.unleased_max)),
+                outage: Outage::default(),
             },
             config,
             seat,
@@ -168,16 +182,19 @@ impl Scene {
 
     async fn take<F, Fut>(&self, look: F) -> Result<Turn<&'static str>, Error>
     where
-        F: Fn() -> Fut,
+        F: Fn(Look) -> Fut,
         Fut: Future<Output = Result<Option<&'static str>, Error>>,
     {
         let status = self.seat.status();
-        self.turns.take(UNIT, status, &self.config, look).await
+        let wait = Wait::default();
+        self.turns
+            .take(UNIT, status, &self.config, &wait, look)
+            .await
     }
 
     /// Takes a turn for something that is never found.
     async fn take_in_vain(&self) -> Result<Turn<&'static str>, Error> {
-        self.take(|| async { Ok(None) }).await
+        self.take(|_| async { Ok(None) }).await
     }
 
     fn given_up(&self) -> u64 {
@@ -201,7 +218,7 @@ async fn after_eight_rounds_a_follower_fetches_without_a_lease() {
     let leases = Taken::by_one_after_another();
     let scene = Scene::new(leases.clone());
     let looks = AtomicUsize::new(0);
-    let look = || {
+    let look = |_| {
         looks.fetch_add(1, Ordering::SeqCst);
         async { Ok(None) }
     };
@@ -289,6 +306,27 @@ async fn a_holder_that_moves_is_waited_for_up_to_the_longest_fill() {
     assert!(status.lease_progress().bytes > 200);
 }
 
+// acceptance: B8
+// fault: 16
+#[tokio::test(start_paused = true)]
+async fn while_events_do_not_flow_a_follower_looks_after_250_ms_then_ever_later() {
+    let token = LeaseToken::random();
+    let leases = Taken::new(move || held(token, 0));
+    leases.fanout.set_live(false);
+    let scene = Scene::new(leases.clone());
+    let began = Instant::now();
+    let looks = Mutex::new(Vec::new());
+    let turn = scene.take(|_| {
+        let mut looks = looks.lock().unwrap();
+        looks.push(began.elapsed().as_millis());
+        let found = looks.len() == 7;
+        async move { Ok(found.then_some("found")) }
+    });
+    assert!(matches!(turn.await.unwrap(), Turn::Theirs("found")));
+    let looks = looks.lock().unwrap().clone();
+    assert_eq!(looks, [0, 250, 750, 1_750, 3_750, 5_750, 7_750]);
+}
+
 // acceptance: B20
 // fault: 17
 #[tokio::test(start_paused = true)]
@@ -298,7 +336,7 @@ async fn an_event_between_the_try_and_the_wait_is_not_missed() {
     let scene = Scene::new(leases.clone());
     let looks = AtomicUsize::new(0);
     let began = Instant::now();
-    let turn = scene.take(|| {
+    let turn = scene.take(|_| {
         let looked = looks.fetch_add(1, Ordering::SeqCst);
         if looked == 0 {
             // The holder releases while we look for the first time and find nothing.
@@ -320,7 +358,7 @@ async fn what_is_found_behind_the_grant_is_served_and_the_lease_given_back() {
     let leases = Arc::new(LocalLeases::new(Arc::new(TokioClock)));
     let scene = Scene::new(leases.clone());
     let mut events = leases.subscribe(&LeaseKey::new(UNIT).unwrap());
-    let turn = scene.take(|| async { Ok(Some("found")) }).await.unwrap();
+    let turn = scene.take(|_| async { Ok(Some("found")) }).await.unwrap();
     assert!(matches!(turn, Turn::Theirs("found")));
     assert_eq!(outcome_of(&mut events).await, Outcome::Stored);
 }
@@ -331,7 +369,7 @@ async fn a_look_that_fails_behind_the_grant_gives_the_lease_back_as_failed() {
     let leases = Arc::new(LocalLeases::new(Arc::new(TokioClock)));
     let scene = Scene::new(leases.clone());
     let mut events = leases.subscribe(&LeaseKey::new(UNIT).unwrap());
-    let failing = || async {
+    let failing = |_| async {
         Err(Error::Storage {
             doing: "reading".to_owned(),
             source: None,
@@ -350,7 +388,7 @@ async fn a_turn_that_is_cancelled_behind_the_grant_leaves_no_lease() {
     let scene = Scene::new(leases.clone());
     let mut events = leases.subscribe(&LeaseKey::new(UNIT).unwrap());
     let gate = Gate::new();
-    let look = || async {
+    let look = |_| async {
         gate.pass().await;
         Ok(None)
     };
@@ -375,8 +413,11 @@ async fn a_unit_too_long_for_a_lease_is_fetched_without_one() {
     let scene = Scene::new(leases.clone());
     let long = "m".repeat(10_000);
     let status = scene.seat.status();
-    let look = || async { Ok(None::<()>) };
-    let turn = scene.turns.take(&long, status, &scene.config, look).await;
+    let look = |_| async { Ok(None::<()>) };
+    let turn = scene
+        .turns
+        .take(&long, status, &scene.config, &Wait::default(), look)
+        .await;
     assert!(matches!(
         turn.unwrap(),
         Turn::Ours {

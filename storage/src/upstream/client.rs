@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, HeaderValue, VIA};
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
 
@@ -54,11 +53,8 @@ pub(super) fn build_client(
     // Both TLS providers can be linked into one program, and then there is no default. An error
     // means that somebody else chose first, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let via = HeaderValue::from_str(&identity.via)
-        .map_err(|_| Error::Config(format!("{:?} is no Via field", identity.via)))?;
-    let headers = HeaderMap::from_iter([(VIA, via)]);
     let builder = || {
-        let builder = client_builder(config, &identity.user_agent, headers.clone());
+        let builder = client_builder(config, &identity.user_agent);
         // Like the go command, which never sends a loopback address through a proxy.
         if config.proxy_from_env && !base.is_loopback() {
             builder
@@ -83,10 +79,9 @@ pub(super) fn build_client(
     })
 }
 
-fn client_builder(config: &UpstreamConfig, user_agent: &str, headers: HeaderMap) -> ClientBuilder {
+fn client_builder(config: &UpstreamConfig, user_agent: &str) -> ClientBuilder {
     let builder = Client::builder()
         .user_agent(user_agent)
-        .default_headers(headers)
         .redirect(redirects())
         .referer(false)
         .connect_timeout(config.connect_timeout)

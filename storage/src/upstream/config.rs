@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::via::Via;
 use crate::error::Error;
 
 /// The longest time limit that [`UpstreamConfig::validate`] accepts.
@@ -88,10 +89,10 @@ impl UpstreamConfig {
 }
 
 /// What our requests say about us.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct UpstreamIdentity {
-    /// The `Via` field, for example `1.1 corral/3f0c…`: the server knows a loop by it.
-    pub via: String,
+    /// The `Via` field: the server knows a loop by it.
+    pub via: Via,
     /// The `User-Agent` field, for example `corral/1.2.3`.
     pub user_agent: String,
 }

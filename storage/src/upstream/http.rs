@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::BytesMut;
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, LAST_MODIFIED, RANGE,
+    IF_RANGE, LAST_MODIFIED, RANGE, VIA,
 };
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use tokio::time::{Instant, timeout_at};
@@ -20,6 +20,7 @@ use super::client::{RedirectRefused, build_client};
 use super::config::{UpstreamConfig, UpstreamIdentity};
 use super::gate::{Gate, Place};
 use super::observer::{Attempt, FetchObserver, FetchOutcome};
+use super::via::Via;
 use super::{FetchRequest, Fetched, FetchedBody, ResumeFrom, Upstream, Validators};
 use crate::error::Error;
 
@@ -32,6 +33,7 @@ pub struct HttpUpstream {
     base: UpstreamUrl,
     config: UpstreamConfig,
     client: Client,
+    via: Via,
     gate: Gate,
     observer: Arc<dyn FetchObserver>,
 }
@@ -52,8 +54,7 @@ impl HttpUpstream {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`]: a limit is out of range, the identity is no header value, `base` is a
-    /// `file` URL, or TLS cannot be set up (no root certificates for an `https` upstream).
+    /// [`Error::Config`]: a limit is out of range, `base` is a `file` URL, or TLS cannot be set up (no root certificates for an `https` upstream).
     pub fn new(
         base: UpstreamUrl,
         config: UpstreamConfig,
@@ -73,6 +74,7 @@ impl HttpUpstream {
             base,
             config,
             client,
+            via: identity.via.clone(),
             gate,
             observer,
         })
@@ -180,7 +182,11 @@ impl HttpUpstream {
     fn request(&self, url: Url) -> RequestBuilder {
         // Module zips are compressed already; an upstream that compresses all the same is
         // undone by the client, which looks at the answer only.
-        let request = self.client.get(url).header(ACCEPT_ENCODING, "identity");
+        let request = self
+            .client
+            .get(url)
+            .header(VIA, self.via.field())
+            .header(ACCEPT_ENCODING, "identity");
         match self.base.credentials() {
             Some(own) => request.basic_auth(&own.user, Some(&own.password)),
             None => request,

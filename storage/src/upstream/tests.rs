@@ -64,7 +64,7 @@ impl Counter {
 
 fn identity() -> UpstreamIdentity {
     UpstreamIdentity {
-        via: "1.1 corral/test".to_owned(),
+        via: Via::new("1.1 corral/test").unwrap(),
         user_agent: "corral/0.0.0".to_owned(),
     }
 }

@@ -8,6 +8,7 @@ mod attempts;
 mod fleet;
 mod limits;
 mod order;
+mod relay;
 mod store_faults;
 mod streaming;
 mod tiers;
@@ -15,7 +16,9 @@ mod tiers;
 use lease::{ManualClock, TokioClock};
 
 use super::*;
-use crate::testing::{FakeUpstream, Gate, Instance, Reply, Scene, module_zip, read_answer, until};
+use crate::testing::{
+    FakeUpstream, Gate, Instance, PeerState, Reply, Scene, module_zip, read_answer, until,
+};
 
 const INFO_PATH: &str = "example.com/m/@v/v1.0.0.info";
 const MOD_PATH: &str = "example.com/m/@v/v1.0.0.mod";

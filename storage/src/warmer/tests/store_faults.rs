@@ -212,3 +212,21 @@ async fn whoever_comes_during_the_commit_shares_the_flight_when_memory_keeps_not
     gate.notify_one();
     instance.settled().await;
 }
+
+// Found by the simulation: another instance may have stored other bytes by then, and this one
+// would have gone on to serve its own.
+// fault: 26
+#[tokio::test(start_paused = true)]
+async fn a_fill_that_is_broken_off_before_its_commit_leaves_nothing_in_memory() {
+    let scene = paused_scene();
+    let (instance, faults) = faulty(&scene);
+    faults.inject(Operation::Create, .., Fault::Hang);
+    assert_eq!(instance.read(&key(INFO_PATH)).await.unwrap(), INFO);
+    assert!(instance.warmer.hot(&key(INFO_PATH)).is_some());
+    let unit = lease::LeaseKey::new(key(INFO_PATH).unit()).unwrap();
+    let held = scene.leases.get(&unit).await.unwrap().unwrap();
+    let broken = scene.leases.force_release(&unit, &held.token).await;
+    assert_eq!(broken.unwrap(), lease::ForceRelease::Forced);
+    instance.settled().await;
+    assert!(instance.warmer.hot(&key(INFO_PATH)).is_none());
+}

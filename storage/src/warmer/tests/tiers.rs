@@ -5,7 +5,7 @@ use prometheus_client::registry::Registry;
 use super::*;
 use crate::store::StoreOptions;
 
-// acceptance: E1
+// acceptance: E1, E11
 #[tokio::test]
 async fn each_tier_answers_before_the_next_and_is_filled_from_it() {
     let (scene, _clock) = scene();
@@ -141,6 +141,7 @@ async fn an_embedder_makes_a_warmer_from_parts_of_its_own() {
             instance: "embedder".into(),
             address: None,
         },
+        peers: Arc::new(crate::NoPeers),
         clock,
         metrics: metrics.clone(),
         runtime: Handle::current(),
