@@ -5,6 +5,7 @@ mod gate;
 mod peers;
 mod reply;
 mod scene;
+pub mod simulation;
 mod upstream;
 mod zips;
 
