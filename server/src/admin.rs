@@ -7,6 +7,7 @@ pub mod leases;
 pub mod reply;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod valkey;
 
 use actix_web::HttpResponse;
 use actix_web::middleware::from_fn;
@@ -31,6 +32,7 @@ pub fn routes(config: &mut ServiceConfig) {
                 .app_data(reply::json_config())
                 .service(web::resource("/flights").get(flights::list))
                 .service(web::resource("/instance").get(health::instance))
+                .service(web::resource("/valkey").get(valkey::show))
                 .service(web::resource("/leases").get(leases::list))
                 .service(web::resource("/leases/break").post(leases::break_by_body))
                 .service(
@@ -44,7 +46,8 @@ pub fn routes(config: &mut ServiceConfig) {
                 .content_type("text/plain; charset=utf-8")
                 .body(
                     "not found: this is the admin listener; it has /healthz, /readyz, /metrics, \
-                     /admin/v1/flights, /admin/v1/leases and /admin/v1/instance\n",
+                     /admin/v1/flights, /admin/v1/leases, /admin/v1/valkey and \
+                     /admin/v1/instance\n",
                 )
         }));
 }

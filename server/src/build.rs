@@ -1,24 +1,31 @@
 //! Builds what the server shares, from the configuration: the one place where the crates meet.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lease::{Clock, Holder, LeaseConfig, LeaseKeeper, LocalLeases, LocalRecords, TokioClock};
+use lease::{
+    Clock, FallbackRecords, Holder, LeaseConfig, LeaseKeeper, LeaseTable, LocalLeases,
+    LocalRecords, Records, TokioClock, ValkeyObserver,
+};
 use prometheus_client::registry::Registry;
 use storage::{
     ArtifactStore, FetchObserver, FlightLimits, FreshnessPolicy, GoProxyList, HotTier, NoPeers,
-    OfflineUpstream, Spool, StorageMetrics, StoreOptions, SumdbRelay, Upstream, UpstreamConfig,
-    UpstreamIdentity, UpstreamList, UpstreamUrl, Warmer, WarmerConfig, WarmerParts,
+    OfflineUpstream, Peers, Spool, StorageMetrics, StoreOptions, SumdbRelay, Upstream,
+    UpstreamConfig, UpstreamIdentity, UpstreamList, UpstreamUrl, Warmer, WarmerConfig, WarmerParts,
     connect_upstream,
 };
 use tokio::time::Instant;
 
 use crate::admin::auth::AdminAccess;
-use crate::config::{Config, OnWaitTimeout};
-use crate::metrics::ServerMetrics;
+use crate::config::{Config, OnGetError, OnWaitTimeout};
+use crate::fleet::{Fleet, FleetName};
+use crate::metrics::{ServerMetrics, ValkeyMetrics};
 use crate::serve::ServeError;
-use crate::state::{AppState, Readiness, Scope, SumdbNames};
+use crate::state::{AppState, Readiness, SumdbNames};
+
+/// How much of the machine's name is used.
+const HOST_NAME_CHARS_MAX: usize = 63;
 
 /// What [`state`] builds.
 pub struct Built {
@@ -26,6 +33,8 @@ pub struct Built {
     pub state: AppState,
     /// For the admin listener.
     pub access: AdminAccess,
+    /// For the internal listener, bound; `None` without a fleet.
+    pub internal: Option<TcpListener>,
 }
 
 /// Opens the store and the spool and connects all parts; fills will run on `fills`.
@@ -41,19 +50,31 @@ pub async fn state(
     let mut registry = Registry::with_prefix("corral");
     let server_metrics = ServerMetrics::new(&mut registry);
     let metrics = StorageMetrics::new(&mut registry);
+    let valkey_metrics = Arc::new(ValkeyMetrics::new(&mut registry));
     let clock: Arc<dyn Clock> = Arc::new(TokioClock);
-    let fleet_id = config
-        .fleet
-        .id
-        .clone()
-        .unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
-    let via_token = format!("corral/{fleet_id}");
+    let fleet_name = Arc::new(FleetName::new(config.fleet.id.as_deref()));
 
-    let upstream = upstream(config, &via_token, &metrics)?;
+    let upstream = upstream(config, &fleet_name, &metrics)?;
     let store = open_store(config).await?;
     let spool = Spool::open(&config.spool.dir, config.spool.bytes_max).map_err(setting)?;
-    let leases = Arc::new(LocalLeases::new(clock.clone()));
-    let records = Arc::new(LocalRecords::new(clock.clone()));
+    let observer: Arc<dyn ValkeyObserver> = valkey_metrics.clone();
+    let joined = Fleet::join(config, &fleet_name, clock.clone(), fills, observer.clone()).await?;
+    let (fleet, internal) = match joined {
+        Some(joined) => (Some(Arc::new(joined.fleet)), Some(joined.listener)),
+        None => (None, None),
+    };
+    if let Some(fleet) = &fleet {
+        valkey_metrics.prime(&fleet.valkey().health());
+    }
+    let Coordination {
+        leases,
+        records,
+        peers,
+    } = coordination(config, fleet.as_deref(), &clock, observer)?;
+    let holder = Holder {
+        instance: instance_id().into(),
+        address: fleet.as_ref().and_then(|fleet| fleet.advertised().cloned()),
+    };
     let lease_config = LeaseConfig {
         ttl: config.lease.ttl,
         held_max: config.fill.max_duration,
@@ -74,11 +95,8 @@ pub async fn state(
         spool,
         keeper,
         records,
-        holder: Holder {
-            instance: uuid::Uuid::new_v4().simple().to_string().into(),
-            address: None,
-        },
-        peers: Arc::new(NoPeers),
+        holder: holder.clone(),
+        peers,
         clock,
         metrics,
         runtime: fills.clone(),
@@ -87,10 +105,12 @@ pub async fn state(
     let state = AppState {
         warmer,
         leases,
-        scope: Scope::Instance,
+        instance: holder.instance,
+        fleet,
         metrics: server_metrics,
+        valkey_metrics,
         registry: Arc::new(registry),
-        via_token,
+        fleet_name,
         sumdb: sumdb_names(config),
         traces: config.otlp.endpoint.is_some(),
         readiness: Readiness::default(),
@@ -100,7 +120,66 @@ pub async fn state(
     Ok(Built {
         state,
         access: access(config),
+        internal,
     })
+}
+
+/// What instances coordinate by: in this process, or over Valkey.
+pub(crate) struct Coordination {
+    leases: Arc<dyn LeaseTable>,
+    pub(crate) records: Arc<dyn Records>,
+    peers: Arc<dyn Peers>,
+}
+
+pub(crate) fn coordination(
+    config: &Config,
+    fleet: Option<&Fleet>,
+    clock: &Arc<dyn Clock>,
+    observer: Arc<dyn ValkeyObserver>,
+) -> Result<Coordination, ServeError> {
+    let local = LocalRecords::new(clock.clone());
+    let Some(fleet) = fleet else {
+        return Ok(Coordination {
+            leases: Arc::new(LocalLeases::new(clock.clone())),
+            records: Arc::new(local),
+            peers: Arc::new(NoPeers),
+        });
+    };
+    let on_get_error = match config.valkey.on_get_error {
+        OnGetError::L1 => lease::OnGetError::L1,
+        OnGetError::Miss => lease::OnGetError::Miss,
+    };
+    let records = FallbackRecords::new(
+        fleet.valkey().records(),
+        local,
+        config.l1.ttl,
+        on_get_error,
+        observer,
+        clock.clone(),
+    );
+    Ok(Coordination {
+        leases: fleet.valkey().leases(),
+        records: Arc::new(records),
+        peers: fleet.peers(config)?,
+    })
+}
+
+/// This process's name to other instances and to operators: the machine's, and what makes it
+/// another one with each start.
+fn instance_id() -> String {
+    let host = rustix::system::uname();
+    let host: String = host
+        .nodename()
+        .to_string_lossy()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+        .take(HOST_NAME_CHARS_MAX)
+        .collect();
+    let start = uuid::Uuid::new_v4().simple().to_string();
+    match host.is_empty() {
+        true => start,
+        false => format!("{host}-{}", &start[..8]),
+    }
 }
 
 fn setting(error: storage::Error) -> ServeError {
@@ -127,7 +206,7 @@ async fn open_store(config: &Config) -> Result<ArtifactStore, ServeError> {
 
 fn upstream(
     config: &Config,
-    via_token: &str,
+    fleet_name: &FleetName,
     metrics: &Arc<StorageMetrics>,
 ) -> Result<Arc<dyn Upstream>, ServeError> {
     if config.offline {
@@ -141,7 +220,7 @@ fn upstream(
     };
     limits.validate().map_err(setting)?;
     let identity = UpstreamIdentity {
-        via: format!("1.1 {via_token}"),
+        via: fleet_name.via(),
         user_agent: format!("corral/{}", env!("CARGO_PKG_VERSION")),
     };
     let observer: Arc<dyn FetchObserver> = metrics.clone();
@@ -207,6 +286,8 @@ fn warmer_config(config: &Config) -> WarmerConfig {
             OnWaitTimeout::Error => storage::OnWaitTimeout::Error,
         },
         lease_ttl: config.lease.ttl,
+        relay: config.internal.relay,
+        relay_stall_timeout: config.upstreams.stall_timeout,
         documents: FreshnessPolicy {
             ttl: config.documents.ttl,
             stale_while_revalidate: config.documents.swr,
@@ -234,6 +315,6 @@ fn access(config: &Config) -> AdminAccess {
     AdminAccess {
         is_loopback: config.admin_listen.ip().is_loopback(),
         token,
-        hosts: Vec::new(),
+        hosts: config.admin.hosts.clone(),
     }
 }

@@ -17,7 +17,7 @@ mod secret;
 mod source;
 mod spelling;
 mod text;
-
+mod valkey;
 mod value;
 
 #[cfg(test)]
@@ -28,7 +28,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use check::Notice;
-pub use choice::{FillOnFailure, LogFormat, OnUnavailable, OnWaitTimeout, VerifyMode};
+pub use choice::{
+    FillOnFailure, LogFormat, OnGetError, OnUnavailable, OnWaitTimeout, Topology, VerifyMode,
+};
 pub use client::{ClientFlags, ClientSettings};
 pub use environment::{Environment, GoEnv};
 pub use load::{Flags, Loaded, Setting};
@@ -36,6 +38,7 @@ pub use mistake::{Mistake, Mistakes};
 pub use network::Network;
 pub use secret::{Secret, SecretUrl, StorageOptions};
 pub use source::Origin;
+pub use valkey::{ValkeyConfig, ValkeyTlsConfig};
 
 /// Everything an operator can set, checked and with defaults filled in.
 ///
@@ -126,13 +129,6 @@ pub struct SpoolConfig {
     pub bytes_max: u64,
 }
 
-/// Valkey, which instances of a fleet share.
-#[derive(Clone, Debug)]
-pub struct ValkeyConfig {
-    /// Addresses, `redis://` or `valkey://`, with an `s` for TLS. Empty: none is used.
-    pub url: Vec<SecretUrl>,
-}
-
 /// The listener on which instances of a fleet talk to each other.
 #[derive(Clone, Debug)]
 pub struct InternalConfig {
@@ -142,16 +138,22 @@ pub struct InternalConfig {
     pub advertise: Option<String>,
     /// Networks in which other instances' addresses must lie. Default: loopback and private.
     pub peers: Vec<Network>,
+    /// Whether bytes are taken from the instance that fetches them while they arrive, rather
+    /// than from the store afterwards. Default `true`.
+    pub relay: bool,
 }
 
 /// The fleet this instance belongs to.
 #[derive(Clone, Debug)]
 pub struct FleetConfig {
-    /// Name in the `Via` header, by which a fleet knows its own requests. `None`: a random one
-    /// for each start, so that two unrelated servers in a row never take each other for a loop.
+    /// Name in the `Via` header, by which a fleet knows its own requests. `None`: one that the
+    /// instances of a Valkey agree on there, or a random one for each start without Valkey.
     pub id: Option<String>,
-    /// File with the secret that instances sign their requests to each other with.
+    /// File with the secret that instances sign their requests to each other with. `None`: one
+    /// that the instances of a Valkey agree on there.
     pub secret_file: Option<PathBuf>,
+    /// The secret in that file, without white space around it.
+    pub secret: Option<Secret>,
 }
 
 /// What is checked before a file is stored.
@@ -258,6 +260,8 @@ pub struct AdminConfig {
     pub token_file: Option<PathBuf>,
     /// The token in that file, without white space around it.
     pub token: Option<Secret>,
+    /// Names, beside `localhost`, by which the listener may be called. Default: none.
+    pub hosts: Vec<String>,
 }
 
 /// Log lines.

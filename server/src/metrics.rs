@@ -1,5 +1,7 @@
 //! What the server counts, and the registry that everything is registered with.
 
+mod valkey;
+
 use std::sync::Arc;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -9,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use storage::Verdict;
+
+pub use valkey::ValkeyMetrics;
 
 /// Values of the label `kind`.
 pub const KINDS: [&str; 8] = [

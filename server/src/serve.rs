@@ -2,8 +2,9 @@
 
 use std::convert::Infallible;
 use std::future::ready;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::Request;
@@ -11,6 +12,7 @@ use actix_service::{fn_factory_with_config, fn_service};
 use actix_web::dev::{AppConfig, Server, ServerHandle};
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
+use lease::LeaseToken;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin;
@@ -19,6 +21,7 @@ use crate::build::{self, Built};
 use crate::cli::{EXIT_USAGE, complain};
 use crate::config::Config;
 use crate::goproxy::handlers;
+use crate::internal::{self, Internal};
 use crate::metrics::ConnectionCount;
 use crate::state::AppState;
 
@@ -81,12 +84,26 @@ async fn serve(
 ) -> Result<(), ServeError> {
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let Built { state, access } = build::state(config, config_json, fills.handle()).await?;
+    let Built {
+        state,
+        access,
+        internal,
+    } = build::state(config, config_json, fills.handle()).await?;
     let state = Data::new(state);
+    // Before the first request can bring the first lease: a follower asks at once.
+    let internal = match internal {
+        Some(listener) => internal_server(&state, listener)?,
+        None => None,
+    };
     let (proxy, proxy_addr) = proxy_server(config, &state)?;
     let (admin, admin_addr) = admin_server(config, &state, access)?;
     announce(proxy_addr, admin_addr);
-    let (proxy_handle, admin_handle) = (proxy.handle(), admin.handle());
+    let handles = Handles {
+        proxy: proxy.handle(),
+        admin: admin.handle(),
+        internal: internal.as_ref().map(Server::handle),
+    };
+    let internal = internal.map(actix_web::rt::spawn);
     let proxy = actix_web::rt::spawn(proxy);
     let admin = actix_web::rt::spawn(admin);
     tokio::select! {
@@ -98,24 +115,29 @@ async fn serve(
         "stopping: requests and fetches may end"
     );
     tokio::select! {
-        () = drain(config, &state, &proxy_handle, &admin_handle) => {}
+        () = drain(config, &state, &handles) => {}
         _ = stop.recv() => tracing::warn!("stopped at once by a second signal"),
         _ = interrupt.recv() => tracing::warn!("stopped at once by a second signal"),
     }
-    drop((proxy, admin));
+    drop((proxy, admin, internal));
     Ok(())
 }
 
+/// Hands on the listeners of a running server.
+struct Handles {
+    proxy: ServerHandle,
+    admin: ServerHandle,
+    internal: Option<ServerHandle>,
+}
+
 /// Ends requests first, then fills: a request may still need its fill.
-async fn drain(
-    config: &Config,
-    state: &Data<AppState>,
-    proxy: &ServerHandle,
-    admin: &ServerHandle,
-) {
+///
+/// The internal listener outlives the last lease, or followers would take this instance for dead
+/// while it still holds one; Valkey outlives the last release.
+async fn drain(config: &Config, state: &Data<AppState>, handles: &Handles) {
     let began = tokio::time::Instant::now();
     state.readiness.drain();
-    proxy.stop(true).await;
+    handles.proxy.stop(true).await;
     let left = config.drain_timeout.saturating_sub(began.elapsed());
     let cancelled = state.warmer.shutdown(left).await;
     if cancelled > 0 {
@@ -124,7 +146,13 @@ async fn drain(
             "cut fetches that outlasted drain_timeout"
         );
     }
-    admin.stop(false).await;
+    if let Some(internal) = &handles.internal {
+        internal.stop(true).await;
+    }
+    if let Some(fleet) = &state.fleet {
+        fleet.shutdown().await;
+    }
+    handles.admin.stop(false).await;
     tracing::info!("stopped");
 }
 
@@ -191,8 +219,28 @@ fn admin_server(
     Ok((server.run(), addr))
 }
 
-fn cannot_listen(key: &str, addr: SocketAddr, error: &std::io::Error) -> ServeError {
-    let flag = key.replace('_', "-");
+/// The internal listener's server; `None` without a fleet.
+fn internal_server(
+    state: &Data<AppState>,
+    listener: TcpListener,
+) -> Result<Option<Server>, ServeError> {
+    let Some(fleet) = &state.fleet else {
+        return Ok(None);
+    };
+    let grants = fleet.valkey().live_grants();
+    let parts = Internal {
+        warmer: state.warmer.clone(),
+        grants: Arc::new(move |token: &LeaseToken| grants.knows(token)),
+        secret: fleet.secret().clone(),
+    };
+    Ok(Some(internal::serve(parts, listener)?))
+}
+
+pub(crate) fn cannot_listen(key: &str, addr: SocketAddr, error: &std::io::Error) -> ServeError {
+    let setting = match key {
+        "internal.listen" => "--set internal.listen=ADDR".to_owned(),
+        key => format!("--{} ADDR", key.replace('_', "-")),
+    };
     let advice = match error.kind() {
         std::io::ErrorKind::AddrInUse => "the port is in use: stop the other process or choose",
         std::io::ErrorKind::PermissionDenied => "not permitted: choose a port above 1023 with",
@@ -200,7 +248,7 @@ fn cannot_listen(key: &str, addr: SocketAddr, error: &std::io::Error) -> ServeEr
         _ => "choose",
     };
     ServeError::Setting(format!(
-        "cannot listen on {addr} ({key}): {advice} another --{flag} ADDR"
+        "cannot listen on {addr} ({key}): {advice} another {setting}"
     ))
 }
 

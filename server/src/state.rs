@@ -11,7 +11,8 @@ use storage::Warmer;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::metrics::ServerMetrics;
+use crate::fleet::{Fleet, FleetName};
+use crate::metrics::{ServerMetrics, ValkeyMetrics};
 
 /// How long a verdict on readiness stands: probes come from several sides at once, and each
 /// look writes to the store.
@@ -23,14 +24,18 @@ pub struct AppState {
     pub warmer: Arc<Warmer>,
     /// Leases, for operators only.
     pub leases: Arc<dyn LeaseTable>,
-    /// Whose leases those are.
-    pub scope: Scope,
+    /// This process's name to other instances; new with each start.
+    pub instance: Arc<str>,
+    /// The fleet it belongs to; `None` without Valkey.
+    pub fleet: Option<Arc<Fleet>>,
     /// What the server counts.
     pub metrics: Arc<ServerMetrics>,
+    /// What is counted about Valkey.
+    pub valkey_metrics: Arc<ValkeyMetrics>,
     /// Everything that is counted, for `/metrics`.
     pub registry: Arc<Registry>,
-    /// What our own requests carry in `Via`: `corral/<fleet id>`.
-    pub via_token: String,
+    /// What the fleet's own requests carry in `Via`.
+    pub fleet_name: Arc<FleetName>,
     /// Which checksum databases are relayed.
     pub sumdb: SumdbNames,
     /// Whether request spans are exported; without an exporter none is made.
@@ -41,6 +46,16 @@ pub struct AppState {
     pub config_json: serde_json::Value,
     /// When this process began.
     pub started: Instant,
+}
+
+impl AppState {
+    /// Whom the leases in this state cover.
+    pub fn scope(&self) -> Scope {
+        match self.fleet {
+            Some(_) => Scope::Fleet,
+            None => Scope::Instance,
+        }
+    }
 }
 
 /// Whom a view in the admin API covers; every answer says it.

@@ -14,9 +14,16 @@ pub async fn healthz() -> HttpResponse {
 }
 
 /// The store can be read and written; otherwise 503 and a line that says what is wrong.
+///
+/// A Valkey in trouble makes an instance degraded, not unready: it answers every request, and a
+/// fleet without its Valkey must not lose all its instances at once.
 pub async fn readyz(state: Data<AppState>) -> HttpResponse {
+    let degraded = state.fleet.as_ref().and_then(|fleet| fleet.degraded());
     match state.readiness.check(&state.warmer).await {
-        Ok(()) => HttpResponse::Ok().content_type(PLAIN).body("ready\n"),
+        Ok(()) => HttpResponse::Ok().content_type(PLAIN).body(match degraded {
+            None => "ready\n".to_owned(),
+            Some(reason) => format!("ready, degraded: {reason}\n"),
+        }),
         Err(line) => HttpResponse::ServiceUnavailable()
             .content_type(PLAIN)
             .body(format!("{line}\n")),
@@ -26,6 +33,10 @@ pub async fn readyz(state: Data<AppState>) -> HttpResponse {
 /// Everything that is counted, in the OpenMetrics text format.
 pub async fn metrics(state: Data<AppState>) -> HttpResponse {
     state.warmer.sample_flights();
+    let fleet = state.fleet.as_ref();
+    state
+        .valkey_metrics
+        .sample(fleet.is_some_and(|fleet| fleet.degraded().is_some()));
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &state.registry) {
         Ok(()) => HttpResponse::Ok()
@@ -40,10 +51,17 @@ pub async fn metrics(state: Data<AppState>) -> HttpResponse {
     }
 }
 
-/// Version, uptime and the configuration in force, secrets hidden.
+/// Version, uptime, place in the fleet and the configuration in force, secrets hidden.
 pub async fn instance(state: Data<AppState>) -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "scope": "instance",
+        "instance": &*state.instance,
+        "fleet": {
+            "id": state.fleet_name.id(),
+            "internal_address": state.fleet.as_ref().and_then(|fleet| fleet.advertised()),
+            "secret": state.fleet.as_ref().map(|fleet| fleet.secret_source()),
+            "secret_known": state.fleet.as_ref().is_some_and(|fleet| fleet.secret().is_set()),
+        },
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": state.started.elapsed().as_secs(),
         "config": state.config_json,

@@ -115,7 +115,7 @@ pub async fn list(state: Data<AppState>, query: Query<ListQuery>) -> HttpRespons
     };
     match state.leases.list(&query).await {
         Ok(page) => HttpResponse::Ok().json(LeaseList {
-            scope: state.scope,
+            scope: state.scope(),
             items: page.leases.into_iter().map(LeaseItem::from).collect(),
             next: page.next.map(|key| key.as_str().to_owned()),
         }),
@@ -138,7 +138,7 @@ pub async fn show(state: Data<AppState>, request: HttpRequest) -> HttpResponse {
                 lease: LeaseItem,
             }
             HttpResponse::Ok().json(One {
-                scope: state.scope,
+                scope: state.scope(),
                 lease: view.into(),
             })
         }

@@ -8,6 +8,9 @@ use super::mistake::Mistake;
 use super::value::{format_duration, format_size};
 use super::{Config, VerifyMode};
 
+/// The shortest secret that a fleet may have.
+const FLEET_SECRET_BYTES_MIN: usize = 16;
+
 /// Something an operator should know about a configuration that is otherwise right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
@@ -35,8 +38,8 @@ impl fmt::Display for Notice {
 
 /// Checks everything that concerns more than one key.
 pub(super) fn check(loaded: &mut Loaded, mistakes: &mut Vec<Mistake>) {
-    refuse_fleets(loaded, mistakes);
     check_addresses(loaded, mistakes);
+    check_fleet_secret(loaded, mistakes);
     check_order(loaded, mistakes);
     check_l1_ttl(loaded);
     let config = &loaded.config;
@@ -57,16 +60,16 @@ pub(super) fn check(loaded: &mut Loaded, mistakes: &mut Vec<Mistake>) {
     }
 }
 
-/// Fleets over Valkey are not in this version; the keys are read all the same.
-///
-/// The one place that says so: take this function away when they are.
-fn refuse_fleets(loaded: &Loaded, mistakes: &mut Vec<Mistake>) {
-    if !loaded.config.valkey.url.is_empty() {
-        mistakes.push(Mistake::new(
-            &loaded.origin("valkey.url"),
-            "valkey.url",
-            "fleets over Valkey are not in this version; leave it out, a single instance needs none",
-        ));
+/// A secret that can be guessed is none: whoever sees one signed request can try words at leisure.
+fn check_fleet_secret(loaded: &Loaded, mistakes: &mut Vec<Mistake>) {
+    let secret = loaded.config.fleet.secret.as_ref();
+    if secret.is_some_and(|secret| secret.expose().len() < FLEET_SECRET_BYTES_MIN) {
+        let key = "fleet.secret_file";
+        let problem = format!(
+            "the secret in it must have at least {FLEET_SECRET_BYTES_MIN} bytes, such as what \
+             `openssl rand -hex 32` prints"
+        );
+        mistakes.push(Mistake::new(&loaded.origin(key), key, problem));
     }
 }
 

@@ -89,6 +89,32 @@ choice! {
 }
 
 choice! {
+    /// How several Valkey servers belong together.
+    Topology {
+        /// What the URLs say.
+        Auto = "auto",
+        /// One server.
+        Single = "single",
+        /// Independent servers, each with a share of the keys.
+        Ring = "ring",
+        /// One primary, which Sentinels name.
+        Sentinel = "sentinel",
+        /// A Cluster.
+        Cluster = "cluster",
+    }
+}
+
+choice! {
+    /// Where a document is looked for when reading it from Valkey fails.
+    OnGetError {
+        /// In this process's memory, where a copy is kept for `l1.ttl`.
+        L1 = "l1",
+        /// Nowhere: it counts as absent.
+        Miss = "miss",
+    }
+}
+
+choice! {
     /// The form of log lines.
     LogFormat {
         /// `Pretty` on a terminal, else `Json`.

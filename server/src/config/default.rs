@@ -37,15 +37,17 @@ impl Default for Config {
                 dir: PathBuf::new(),
                 bytes_max: 10 * GIB,
             },
-            valkey: ValkeyConfig { url: Vec::new() },
+            valkey: ValkeyConfig::default(),
             internal: InternalConfig {
                 listen: None,
                 advertise: None,
                 peers: Network::loopback_and_private(),
+                relay: true,
             },
             fleet: FleetConfig {
                 id: None,
                 secret_file: None,
+                secret: None,
             },
             verify: VerifyConfig {
                 mode: VerifyMode::Sumdb,
@@ -92,6 +94,7 @@ impl Default for Config {
             admin: AdminConfig {
                 token_file: None,
                 token: None,
+                hosts: Vec::new(),
             },
             log: LogConfig {
                 format: LogFormat::Auto,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lease::ValkeyUrl;
 use toml::Value;
 
 use super::Config;
@@ -21,6 +22,11 @@ impl Key {
     /// How its value is written in a variable, a flag or `--set`.
     pub(super) fn shape(&self, config: &Config) -> Shape {
         (self.shape)(config)
+    }
+
+    /// Whether its value is shown to nobody, not even in a mistake.
+    pub(super) fn is_secret(&self) -> bool {
+        self.shape(&Config::default()) == Shape::Secret
     }
 
     /// Sets its field, or says what the value must be.
@@ -55,6 +61,13 @@ const MILLI: Duration = Duration::from_millis(1);
 const KIB: u64 = 1 << 10;
 const TIB: u64 = 1 << 40;
 
+const POOL_MAX: u64 = lease::ValkeyConfig::POOL_MAX_MAX as u64;
+const VALKEY_TIMEOUT: Rule =
+    Rule::Span(lease::ValkeyConfig::TIMEOUT_MIN..=lease::ValkeyConfig::TIMEOUT_MAX);
+const VALKEY_HEALTH_CHECK: Rule = Rule::Span(
+    lease::ValkeyConfig::HEALTH_CHECK_INTERVAL_MIN..=lease::ValkeyConfig::HEALTH_CHECK_INTERVAL_MAX,
+);
+
 const fn days(days: u64) -> Duration {
     Duration::from_hours(24 * days)
 }
@@ -86,10 +99,31 @@ keys! {
     "upstreams.stall_timeout" => upstreams.stall_timeout, Rule::Span(10 * MILLI..=HOUR);
     "spool.dir" => spool.dir, Rule::Free;
     "spool.bytes_max" => spool.bytes_max, Rule::Size(KIB..=1024 * TIB);
-    "valkey.url" => valkey.url, Rule::Text(text::check_valkey);
+    "valkey.url" => valkey.url, Rule::Urls(text::check_valkey);
+    "valkey.topology" => valkey.topology, Rule::Free;
+    "valkey.sentinel_master" => valkey.sentinel_master, Rule::Free;
+    "valkey.username" => valkey.username, Rule::Free;
+    "valkey.password" => valkey.password, Rule::Free;
+    "valkey.password_file" => valkey.password_file, Rule::Free;
+    "valkey.sentinel_username" => valkey.sentinel_username, Rule::Free;
+    "valkey.sentinel_password" => valkey.sentinel_password, Rule::Free;
+    "valkey.sentinel_password_file" => valkey.sentinel_password_file, Rule::Free;
+    "valkey.database" => valkey.database, Rule::Count(0..=ValkeyUrl::DATABASE_MAX as u64);
+    "valkey.tls.ca_file" => valkey.tls.ca_file, Rule::Free;
+    "valkey.tls.cert_file" => valkey.tls.cert_file, Rule::Free;
+    "valkey.tls.key_file" => valkey.tls.key_file, Rule::Free;
+    "valkey.key_prefix" => valkey.key_prefix, Rule::Free;
+    "valkey.pool_max" => valkey.pool_max, Rule::Count(1..=POOL_MAX);
+    "valkey.pool_idle_max" => valkey.pool_idle_max, Rule::Count(0..=POOL_MAX);
+    "valkey.pool_idle_min" => valkey.pool_idle_min, Rule::Count(0..=POOL_MAX);
+    "valkey.connect_timeout" => valkey.connect_timeout, VALKEY_TIMEOUT;
+    "valkey.command_timeout" => valkey.command_timeout, VALKEY_TIMEOUT;
+    "valkey.health_check_interval" => valkey.health_check_interval, VALKEY_HEALTH_CHECK;
+    "valkey.on_get_error" => valkey.on_get_error, Rule::Free;
     "internal.listen" => internal.listen, Rule::Free;
     "internal.advertise" => internal.advertise, Rule::Text(text::check_advertise);
     "internal.peers" => internal.peers, Rule::Free;
+    "internal.relay" => internal.relay, Rule::Free;
     "fleet.id" => fleet.id, Rule::Text(text::check_fleet_id);
     "fleet.secret_file" => fleet.secret_file, Rule::Free;
     "verify.mode" => verify.mode, Rule::Free;
@@ -119,6 +153,7 @@ keys! {
     "retry.deadline" => retry.deadline, Rule::Span(SECOND..=days(365));
     "sumdb.proxied" => sumdb.proxied, Rule::Text(text::check_database);
     "admin.token_file" => admin.token_file, Rule::Free;
+    "admin.hosts" => admin.hosts, Rule::Text(text::check_host);
     "log.format" => log.format, Rule::Free;
     "log.level" => log.level, Rule::Text(text::check_log_level);
     "otlp.endpoint" => otlp.endpoint, Rule::Text(text::check_http);

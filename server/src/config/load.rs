@@ -14,7 +14,7 @@ use super::secret::{Secret, SecretUrl};
 use super::source::{Origin, Sources};
 use super::value::Rule;
 use super::value::assign;
-use super::{Config, Notice, VerifyMode, check, text};
+use super::{Config, Notice, VerifyMode, check, text, valkey};
 
 /// The checksum database that is asked when nothing names another.
 const SUMDB_DEFAULT: &str = "sum.golang.org";
@@ -98,6 +98,9 @@ impl Loaded {
                 Ok(()) => {
                     loaded.origins.insert(given.key.name, given.origin);
                 }
+                Err(must) if given.key.is_secret() => {
+                    mistakes.push(Mistake::new(&given.origin, given.key.name, must));
+                }
                 Err(must) => mistakes.push(Mistake::value(
                     &given.origin,
                     given.key.name,
@@ -109,7 +112,8 @@ impl Loaded {
         // A default may depend on a value that was refused; then its absence is no second mistake.
         if mistakes.is_empty() {
             loaded.fill_defaults(environment, &mut mistakes);
-            loaded.read_token(&mut mistakes);
+            loaded.read_secrets(&mut mistakes);
+            valkey::complete(&mut loaded, &mut mistakes);
             check::check(&mut loaded, &mut mistakes);
         }
         if mistakes.is_empty() {
@@ -262,23 +266,32 @@ impl Loaded {
         None
     }
 
-    fn read_token(&mut self, mistakes: &mut Vec<Mistake>) {
-        let Some(file) = self.config.admin.token_file.clone() else {
-            return;
-        };
-        match Secret::read(&file) {
-            Ok(token) => self.config.admin.token = Some(token),
-            Err(problem) => {
-                let origin = self.origin("admin.token_file");
-                let value = Value::from(file.to_string_lossy().into_owned());
-                mistakes.push(Mistake::value(
-                    &origin,
-                    "admin.token_file",
-                    &value,
-                    &problem,
-                ));
-            }
+    /// Reads the files that hold the admin token and the fleet's secret.
+    fn read_secrets(&mut self, mistakes: &mut Vec<Mistake>) {
+        let (admin, fleet) = (&self.config.admin, &self.config.fleet);
+        let token = self.secret_in("admin.token_file", admin.token_file.as_deref());
+        let secret = self.secret_in("fleet.secret_file", fleet.secret_file.as_deref());
+        match token {
+            Ok(token) => self.config.admin.token = token,
+            Err(mistake) => mistakes.push(mistake),
         }
+        match secret {
+            Ok(secret) => self.config.fleet.secret = secret,
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+
+    /// The secret in the file that `key` names; `None` if it names none.
+    pub(super) fn secret_in(
+        &self,
+        key: &str,
+        file: Option<&Path>,
+    ) -> Result<Option<Secret>, Mistake> {
+        let Some(file) = file else { return Ok(None) };
+        Secret::read(file).map(Some).map_err(|problem| {
+            let value = Value::from(file.to_string_lossy().into_owned());
+            Mistake::value(&self.origin(key), key, &value, &problem)
+        })
     }
 }
 

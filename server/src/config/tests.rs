@@ -628,6 +628,27 @@ fn a_store_gets_the_variables_of_its_own_kind_and_nobody_prints_them() {
 }
 
 #[test]
+fn a_fleets_secret_is_read_hidden_and_long_enough() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("fleet");
+    let assignment = format!("fleet.secret_file={}", file.display());
+    let with_valkey = ["valkey.url=redis://h", &assignment];
+    std::fs::write(&file, "hush-hush-hush-hush\n").unwrap();
+    let loaded = set(&with_valkey).unwrap();
+    assert_eq!(
+        loaded.config.fleet.secret,
+        Some(Secret::new("hush-hush-hush-hush"))
+    );
+    assert!(!format!("{loaded:?}").contains("hush"));
+    std::fs::write(&file, "hush\n").unwrap();
+    let line = set(&with_valkey).map(|loaded| loaded.config).unwrap_err();
+    assert!(
+        line[0].contains("at least 16 bytes") && !line[0].contains("hush"),
+        "{line:?}"
+    );
+}
+
+#[test]
 fn the_admin_token_is_read_and_hidden() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("token");
@@ -702,28 +723,6 @@ fn what_contradicts_itself_is_a_mistake_only_if_both_are_set() {
 
 #[test]
 fn what_is_not_built_yet_is_said() {
-    let line = "valkey.url: fleets over Valkey are not in this version; leave it out, a single \
-                instance needs none";
-    let flags = Flags {
-        valkey: vec!["redis://:hush@h:6379".to_owned()],
-        ..Flags::default()
-    };
-    assert_eq!(
-        Case {
-            flags,
-            ..Case::default()
-        }
-        .mistakes(),
-        [format!("--valkey: {line}")]
-    );
-    let variables = [("CORRAL_VALKEY", "redis://a:1,valkeys://b:2")];
-    let mistakes = Case {
-        variables: &variables,
-        ..Case::default()
-    }
-    .mistakes();
-    assert_eq!(mistakes, [format!("CORRAL_VALKEY: {line}")]);
-
     let notes = |mode: &str| set(&[mode]).unwrap().notices.len();
     assert_eq!(notes("verify.mode=sumdb"), 1);
     assert_eq!(notes("verify.mode=off"), 0);

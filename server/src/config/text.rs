@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use lease::{LeaseError, ValkeyUrl};
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
@@ -130,20 +131,23 @@ pub(super) fn check_storage(text: &str) -> Result<String, String> {
     }
 }
 
-/// Checks the address of a Valkey server.
+/// Checks the URL of a Valkey server, of Sentinels or of a Cluster.
 pub(super) fn check_valkey(text: &str) -> Result<String, String> {
-    let url = Url::parse(text).ok().filter(|url| match url.scheme() {
-        "redis" | "rediss" | "valkey" | "valkeys" => url.has_host(),
-        "unix" | "redis+unix" | "valkey+unix" => url.path().len() > 1,
-        _ => false,
-    });
-    match url {
-        Some(_) => Ok(text.to_owned()),
-        None => Err(
+    match text.parse::<ValkeyUrl>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(LeaseError::InvalidConfig { reason, .. }) => Err(format!(
             "must be URLs such as \"valkey://cache.example:6379\" or, with TLS, \
-                     \"valkeys://cache.example:6379\""
-                .to_owned(),
-        ),
+             \"valkeys://cache.example:6379\": {reason}"
+        )),
+        Err(other) => Err(format!("must be URLs: {other}")),
+    }
+}
+
+/// Checks a host's name, as a `Host` header has it without the port.
+pub(super) fn check_host(text: &str) -> Result<String, String> {
+    match Host::parse(text) {
+        Ok(Host::Domain(name)) if name.eq_ignore_ascii_case(text) => Ok(name),
+        _ => Err("must be names of hosts without a port, such as \"corral.example\"".to_owned()),
     }
 }
 
@@ -333,6 +337,11 @@ mod tests {
                     "unix:///run/v.sock",
                 ],
                 &["", "h:6379", "http://h", "redis://"],
+            ),
+            (
+                check_host,
+                &["corral.example", "corral-1"],
+                &["", "corral.example:8071", "127.0.0.1", "a b", "http://h"],
             ),
             (
                 check_http,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::Value;
 
 use super::network::Network;
-use super::secret::SecretUrl;
+use super::secret::{Secret, SecretUrl};
 
 /// What a key accepts beyond its type.
 pub(super) enum Rule {
@@ -22,6 +22,9 @@ pub(super) enum Rule {
     Size(RangeInclusive<u64>),
     /// A text that passes this check, which returns its normal form or "must be …".
     Text(fn(&str) -> Result<String, String>),
+    /// URLs that pass this check; in a list without types, a comma begins a new one only before
+    /// a scheme.
+    Urls(fn(&str) -> Result<String, String>),
 }
 
 /// How a value is written where there are no types: in a variable, a flag or `--set`.
@@ -33,6 +36,8 @@ pub(super) enum Shape {
     Number,
     /// A text even if it looks like a number.
     Text,
+    /// A text as it stands, which is shown to nobody.
+    Secret,
 }
 
 /// A type that a key can have.
@@ -176,9 +181,11 @@ impl Field for String {
             .map(str::trim)
             .filter(|text| !text.is_empty());
         match (text, rule) {
-            (None, Rule::Text(check)) => Err(check("").err().unwrap_or_else(must_be_text)),
+            (None, Rule::Text(check) | Rule::Urls(check)) => {
+                Err(check("").err().unwrap_or_else(must_be_text))
+            }
             (None, _) => Err(must_be_text()),
-            (Some(text), Rule::Text(check)) => check(text),
+            (Some(text), Rule::Text(check) | Rule::Urls(check)) => check(text),
             (Some(text), _) => Ok(text.to_owned()),
         }
     }
@@ -209,6 +216,21 @@ impl Field for PathBuf {
         Some(self.to_string_lossy().into_owned())
             .filter(|path| !path.is_empty())
             .map(Value::String)
+    }
+}
+
+impl Field for Secret {
+    const SHAPE: Shape = Shape::Secret;
+
+    fn read(value: &Value, _rule: &Rule) -> Result<Self, String> {
+        match value.as_str() {
+            Some(text) if !text.is_empty() => Ok(Self::new(text)),
+            _ => Err(must_be_text()),
+        }
+    }
+
+    fn show(&self) -> Option<Value> {
+        Some(Value::from("***"))
     }
 }
 
@@ -255,8 +277,7 @@ impl<F: Field> Field for Vec<F> {
     fn read(value: &Value, rule: &Rule) -> Result<Self, String> {
         match value {
             Value::Array(entries) => entries.iter().map(|entry| F::read(entry, rule)).collect(),
-            Value::String(text) => text
-                .split(',')
+            Value::String(text) => split_list(text, rule)
                 .map(|entry| F::read(&Value::from(entry.trim()), rule))
                 .collect(),
             other => F::read(other, rule).map(|entry| vec![entry]),
@@ -266,6 +287,23 @@ impl<F: Field> Field for Vec<F> {
     fn show(&self) -> Option<Value> {
         Some(Value::Array(self.iter().filter_map(F::show).collect()))
     }
+}
+
+/// Splits a list at its commas; among URLs, at those that a scheme follows: the URL of a Cluster
+/// or of Sentinels has commas between its hosts, and a password may have some.
+fn split_list<'a>(text: &'a str, rule: &Rule) -> impl Iterator<Item = &'a str> {
+    let is_urls = matches!(rule, Rule::Urls(_));
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let whole = rest?;
+        let mut commas = whole.match_indices(',').map(|(at, _)| at);
+        let end = commas.find(|at| {
+            let next = whole[at + 1..].split(',').next().unwrap_or_default();
+            !is_urls || next.contains("://")
+        });
+        rest = end.map(|end| &whole[end + 1..]);
+        Some(&whole[..end.unwrap_or(whole.len())])
+    })
 }
 
 /// How the type of `field` is written without types.
@@ -283,6 +321,9 @@ pub(super) fn assign<F: Field>(field: &mut F, value: &Value, rule: &Rule) -> Res
 ///
 /// It is a TOML value, or else a bare word, which is a string.
 pub(super) fn from_text(text: &str, shape: Shape) -> Value {
+    if shape == Shape::Secret {
+        return Value::String(text.to_owned());
+    }
     let text = text.trim();
     if shape == Shape::Switch {
         match text.to_ascii_lowercase().as_str() {
@@ -468,6 +509,24 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_urls_has_commas_inside_and_between() {
+        let urls = Rule::Urls(|text| Ok(text.to_owned()));
+        let cases: [(&str, &[&str], &[&str]); 5] = [
+            ("a,b", &["a", "b"], &["a,b"]),
+            ("r://a, r://b", &["r://a", " r://b"], &["r://a", " r://b"]),
+            ("r://a,b:1/m,r://c", &["r://a", "b:1/m", "r://c"], {
+                &["r://a,b:1/m", "r://c"]
+            }),
+            ("r://:p,w@a", &["r://:p", "w@a"], &["r://:p,w@a"]),
+            ("", &[""], &[""]),
+        ];
+        for (text, words, expected) in cases {
+            assert_eq!(split_list(text, &Rule::Free).collect::<Vec<_>>(), words);
+            assert_eq!(split_list(text, &urls).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
     fn text_without_types_becomes_a_value() {
         let cases = [
             ("6s", Shape::Text, Value::from("6s")),
@@ -485,6 +544,7 @@ mod tests {
             ("[\"a\", \"b\"]", Shape::Text, Value::from(vec!["a", "b"])),
             ("[::]:8070", Shape::Text, Value::from("[::]:8070")),
             ("1\nx = 2", Shape::Number, Value::from("1\nx = 2")),
+            (" \"p\" ", Shape::Secret, Value::from(" \"p\" ")),
         ];
         for (text, shape, value) in cases {
             assert_eq!(from_text(text, shape), value, "{text:?}");

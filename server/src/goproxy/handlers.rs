@@ -9,6 +9,7 @@ use super::named::{self, Named};
 use super::span::RequestSpan;
 use super::{landing, response};
 use crate::error::error_response;
+use crate::fleet::FleetName;
 use crate::metrics::cache_label;
 use crate::state::AppState;
 
@@ -28,7 +29,7 @@ async fn answer(request: &Request, state: &AppState) -> Response<BoxBody> {
             .body("method not allowed: a module proxy answers GET and HEAD\n")
             .map_into_boxed_body();
     }
-    if is_own_loop(request.headers(), &state.via_token) {
+    if is_own_loop(request.headers(), &state.fleet_name) {
         state.metrics.count_request("other", "error");
         return plain(StatusCode::LOOP_DETECTED)
             .body("loop detected: corral is its own upstream; mend `upstream`\n")
@@ -133,10 +134,10 @@ fn options_of(headers: &HeaderMap) -> GetOptions {
 }
 
 /// Tells whether a request has come through this fleet before.
-fn is_own_loop(headers: &HeaderMap, via_token: &str) -> bool {
+fn is_own_loop(headers: &HeaderMap, fleet_name: &FleetName) -> bool {
     headers
         .get_all(VIA)
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split([',', ' ']))
-        .any(|token| token.trim() == via_token)
+        .any(|token| fleet_name.is_ours(token.trim()))
 }
