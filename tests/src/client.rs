@@ -4,6 +4,8 @@ mod connection;
 mod herd;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -97,6 +99,32 @@ impl Reply {
     }
 }
 
+/// What has arrived of one answer so far, for those who watch.
+#[derive(Debug, Default)]
+pub struct Arrival {
+    body_bytes: AtomicU64,
+    first_byte_us: AtomicU64,
+}
+
+impl Arrival {
+    /// Bytes of body.
+    pub fn body_bytes(&self) -> u64 {
+        self.body_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Time from sending the request to the first body byte; `None` before it.
+    pub fn first_byte(&self) -> Option<Duration> {
+        let us = self.first_byte_us.load(Ordering::Relaxed);
+        (us > 0).then(|| Duration::from_micros(us))
+    }
+
+    fn note(&self, body_bytes: u64, first_byte: Duration) {
+        let us = u64::try_from(first_byte.as_micros()).unwrap_or(u64::MAX);
+        self.first_byte_us.store(us.max(1), Ordering::Relaxed);
+        self.body_bytes.store(body_bytes, Ordering::Relaxed);
+    }
+}
+
 /// A request under construction.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -109,6 +137,7 @@ pub struct Request {
     stop_after: Option<u64>,
     keep_body: bool,
     time_limit: Duration,
+    arrival: Option<Arc<Arrival>>,
 }
 
 impl Request {
@@ -129,6 +158,7 @@ impl Request {
             stop_after: None,
             keep_body: true,
             time_limit: Duration::from_secs(60),
+            arrival: None,
         }
     }
 
@@ -172,6 +202,12 @@ impl Request {
     /// The time from sending to the end of the answer; default 60 s.
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = limit;
+        self
+    }
+
+    /// Lets `arrival` be told of every piece of the answer's body.
+    pub fn watched(mut self, arrival: &Arc<Arrival>) -> Self {
+        self.arrival = Some(Arc::clone(arrival));
         self
     }
 

@@ -5,9 +5,13 @@
 
 pub mod bench;
 pub mod client;
+pub mod fault_proxy;
+pub mod fleet;
 pub mod go;
+pub mod growth;
 pub mod proxy;
 pub mod real_upstream;
 pub mod s3;
 pub mod upstream;
+pub mod valkey;
 pub mod wait;

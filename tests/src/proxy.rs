@@ -407,6 +407,16 @@ impl Corral {
         self.process.kill().await;
     }
 
+    /// SIGSTOP: the process stands still, its sockets stay open.
+    pub fn freeze(&self) {
+        self.process.signal(rustix::process::Signal::STOP);
+    }
+
+    /// SIGCONT: it goes on after [`Corral::freeze`].
+    pub fn thaw(&self) {
+        self.process.signal(rustix::process::Signal::CONT);
+    }
+
     /// SIGTERM, without waiting.
     pub fn ask_to_stop(&self) {
         self.process.signal(rustix::process::Signal::TERM);

@@ -115,6 +115,21 @@ impl Load {
     ///
     /// When a connection is refused, or not all are open after `patience`.
     pub fn connect(address: SocketAddr, count: usize, patience: Duration) -> anyhow::Result<Self> {
+        Self::connect_to(&[address], count, patience)
+    }
+
+    /// As [`Load::connect`], `each` connections to every one of these servers: the first
+    /// server's connections come first, and so on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Load::connect`].
+    pub fn connect_to(
+        servers: &[SocketAddr],
+        each: usize,
+        patience: Duration,
+    ) -> anyhow::Result<Self> {
+        let count = each * servers.len();
         let mut poll = Poll::new().context("open an event queue")?;
         let mut events = Events::with_capacity(CONNECTING_MAX);
         let mut connections: Vec<Connection> = Vec::with_capacity(count);
@@ -122,6 +137,7 @@ impl Load {
         let give_up = Instant::now() + patience;
         while established < count {
             while connections.len() < count && connections.len() - established < CONNECTING_MAX {
+                let address = servers[connections.len() / each];
                 let mut stream = TcpStream::connect(address).context("open a connection")?;
                 let token = Token(connections.len());
                 poll.registry()
@@ -140,6 +156,7 @@ impl Load {
                     continue;
                 }
                 if let Some(error) = connection.stream.take_error()? {
+                    let address = servers[event.token().0 / each];
                     bail!("connect to {address}: {error}");
                 }
                 connection.stream.set_nodelay(true)?;

@@ -35,6 +35,8 @@ pub struct PathCount {
     pub requests: usize,
     /// When the first byte of the first body was handed to the kernel.
     pub first_byte: Option<Instant>,
+    /// When the latest request had been read.
+    pub last_request: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,16 @@ impl Origin {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
+    }
+
+    /// The counts of one path since the last reset.
+    pub fn count(&self, path: &str) -> PathCount {
+        let counts = self
+            .shared
+            .counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        counts.get(path).copied().unwrap_or_default()
     }
 
     /// The counts of every path that was asked for since the last reset, unknown ones included.
@@ -156,7 +168,10 @@ fn answer(
     head_only: bool,
     close: bool,
 ) -> std::io::Result<()> {
-    count(shared, path, |count| count.requests += 1);
+    count(shared, path, |count| {
+        count.requests += 1;
+        count.last_request = Some(Instant::now());
+    });
     thread::sleep(FIRST_BYTE_AFTER);
     let connection = if close { "close" } else { "keep-alive" };
     let Some(body) = shared.files.get(path) else {

@@ -53,31 +53,62 @@ pub fn draw(title: &str, axis: Axis, lines: &[Line]) -> Result<String, String> {
     if !lowest.is_finite() {
         return Err(format!("plot {title}: no values above zero"));
     }
+    let points = || lines.iter().flat_map(|line| line.points.iter());
+    let first = points().map(|p| p.0).fold(f64::INFINITY, f64::min);
+    let last = points().map(|p| p.0).fold(0.0, f64::max);
     let mut svg = String::new();
     let drawn = if axis.log {
         let range = (lowest * 0.8..highest * 1.3).log_scale();
-        chart(&mut svg, title, axis, lines, range)
+        chart(&mut svg, title, axis, lines, first..last, range)
     } else {
-        chart(&mut svg, title, axis, lines, 0.0..highest * 1.15)
+        let range = 0.0..highest * 1.15;
+        chart(&mut svg, title, axis, lines, first..last, range)
     };
     drawn.map_err(|error| format!("plot {title}: {error}"))?;
     Ok(svg)
 }
 
-fn chart<Y>(
+/// Draws `lines` over a logarithmic horizontal axis, for sizes that differ by magnitudes.
+///
+/// # Errors
+///
+/// As [`draw`].
+pub fn draw_growth(title: &str, axis: Axis, lines: &[Line]) -> Result<String, String> {
+    let points = || lines.iter().flat_map(|line| line.points.iter());
+    let highest = points().map(|p| p.1).fold(0.0, f64::max);
+    let lowest = points().map(|p| p.1).filter(|y| *y > 0.0);
+    let lowest = lowest.fold(f64::INFINITY, f64::min);
+    if !lowest.is_finite() {
+        return Err(format!("plot {title}: no values above zero"));
+    }
+    let first = points().map(|p| p.0).fold(f64::INFINITY, f64::min);
+    let last = points().map(|p| p.0).fold(0.0, f64::max);
+    let x_range = (first..last).log_scale();
+    let mut svg = String::new();
+    let drawn = if axis.log {
+        let y_range = (lowest * 0.8..highest * 3.0).log_scale();
+        chart(&mut svg, title, axis, lines, x_range, y_range)
+    } else {
+        chart(&mut svg, title, axis, lines, x_range, 0.0..highest * 1.4)
+    };
+    drawn.map_err(|error| format!("plot {title}: {error}"))?;
+    Ok(svg)
+}
+
+fn chart<X, Y>(
     svg: &mut String,
     title: &str,
     axis: Axis,
     lines: &[Line],
+    x_range: X,
     y_range: Y,
 ) -> Result<(), Box<dyn Error>>
 where
+    X: AsRangedCoord<Value = f64>,
+    X::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
     Y: AsRangedCoord<Value = f64>,
     Y::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
-    let points = || lines.iter().flat_map(|line| line.points.iter());
-    let first = points().map(|p| p.0).fold(f64::INFINITY, f64::min);
-    let last = points().map(|p| p.0).fold(0.0, f64::max);
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
@@ -85,7 +116,7 @@ where
         .margin(12)
         .x_label_area_size(42)
         .y_label_area_size(64)
-        .build_cartesian_2d(first..last, y_range)?;
+        .build_cartesian_2d(x_range, y_range)?;
     chart
         .configure_mesh()
         .x_desc(axis.x)

@@ -6,6 +6,7 @@ use std::{fs, io};
 
 use serde_json::json;
 
+use super::parts::fleet;
 use super::plots::{self, Axis, Line};
 use super::results::{BuildRound, HerdRound, Results, WarmFile, WarmRound, median};
 use super::table::Table;
@@ -51,6 +52,9 @@ fn text(results: &Results, targets: &[Target]) -> String {
         herd(results),
     );
     part("A build farm's downloads", build(results));
+    for (title, table) in results.fleet.iter().flat_map(fleet::tables) {
+        part(&title, Some(table));
+    }
     if !results.troubles.is_empty() {
         let _ = writeln!(out, "\nTroubles\n{}", results.troubles.join("\n"));
     }

@@ -22,6 +22,8 @@ pub struct Results {
     pub herd: Vec<Herd>,
     /// A build farm's downloads.
     pub build: Vec<Build>,
+    /// Several instances over one Valkey; `None` when that part did not run.
+    pub fleet: Option<Fleet>,
     /// What went wrong without ending the run.
     pub troubles: Vec<String>,
 }
@@ -216,6 +218,115 @@ pub struct BuildRound {
     pub memory_peak: u64,
     /// Requests that failed.
     pub failures: usize,
+}
+
+/// Several instances over one Valkey.
+#[derive(Debug, Default, Serialize)]
+pub struct Fleet {
+    /// Instances of every measurement here.
+    pub instances: usize,
+    /// Herds on cold files, at all instances at once.
+    pub herds: Vec<FleetHerd>,
+    /// From a release to the wake-up of who waits for it.
+    pub wakes: Vec<Wake>,
+    /// From a holder's death to upstream's next request.
+    pub deaths: Vec<Death>,
+    /// Leases taken and released as fast as possible by one instance.
+    pub pairs: Option<Pairs>,
+    /// Commands that one cold file costs, by part of the instance.
+    pub commands: Option<Commands>,
+    /// A Valkey that stops and starts again under load.
+    pub outages: Vec<Outage>,
+    /// Commands while only warm files are asked for.
+    pub warm: Option<WarmCommands>,
+}
+
+/// A herd at all instances at once.
+#[derive(Debug, Serialize)]
+pub struct FleetHerd {
+    /// What was asked for, for example `3 x 1000 x zip 512 KiB`.
+    pub scenario: String,
+    /// Files asked for, each cold.
+    pub files: usize,
+    /// Files that upstream was not asked for exactly once.
+    pub files_not_once: usize,
+    /// The most requests that upstream got for one file.
+    pub upstream_requests_max: usize,
+    /// Requests that failed.
+    pub failures: usize,
+    /// Clients of instances that did not fetch.
+    pub followers_clients: usize,
+    /// First byte of the clients of instances that did not fetch, ms since the later of
+    /// upstream's first byte and the request.
+    pub follower_first_byte_ms: Quantiles,
+    /// Last byte of all clients, ms since their request.
+    pub finish_ms: Quantiles,
+}
+
+/// Release events.
+#[derive(Debug, Serialize)]
+pub struct Wake {
+    /// Leases released at the same moment.
+    pub keys: usize,
+    /// Wake-ups measured.
+    pub count: usize,
+    /// From sending the release to the wake-up, ms.
+    pub ms: Quantiles,
+}
+
+/// A holder that dies in the middle of a fill.
+#[derive(Debug, Serialize)]
+pub struct Death {
+    /// Whether its host falls silent too; otherwise connects are refused.
+    pub silent: bool,
+    /// TTL of the leases, s.
+    pub ttl_s: f64,
+    /// To upstream's next request, s, every death.
+    pub after_s: Vec<f64>,
+}
+
+/// Pairs of acquire and release.
+#[derive(Debug, Serialize)]
+pub struct Pairs {
+    /// Under way at once.
+    pub at_once: usize,
+    /// A second.
+    pub per_s: f64,
+    /// Quantiles of a pair's time, ms.
+    pub ms: Quantiles,
+}
+
+/// Commands per cold file that name it, those of scripts inside the server not counted.
+#[derive(Debug, Serialize)]
+pub struct Commands {
+    /// Of the instance that fetched, every file.
+    pub leader: Vec<usize>,
+    /// Of the others, every file and instance.
+    pub follower: Vec<usize>,
+}
+
+/// An outage of Valkey under load on cold files.
+#[derive(Debug, Serialize)]
+pub struct Outage {
+    /// Requests answered.
+    pub requests: usize,
+    /// Of them failed.
+    pub failures: usize,
+    /// The slowest, ms.
+    pub slowest_ms: f64,
+    /// From Valkey's first answer to the last instance that used it again, s.
+    pub back_s: f64,
+}
+
+/// What warm hits cost Valkey.
+#[derive(Debug, Serialize)]
+pub struct WarmCommands {
+    /// Warm requests.
+    pub requests: usize,
+    /// Commands meanwhile that name one of the files.
+    pub commands: usize,
+    /// All commands a second while nothing was asked for, and while the files were.
+    pub housekeeping_per_s: [f64; 2],
 }
 
 /// The median; not a number when there are no values.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::parts::fleet::judge as judge_fleet;
 use super::parts::herd::{ZIP_30MB, scenario_name};
 use super::results::{Herd, HerdRound, Results, Warm, WarmFile, WarmRound, median};
 use super::servers::Kind;
@@ -22,15 +23,22 @@ pub struct Target {
     pub detail: String,
 }
 
-#[derive(Clone, Copy)]
-enum Limit {
+/// What a measurement is held to, with its unit.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Limit {
     AtMost(f64, &'static str),
     AtLeast(f64, &'static str),
 }
 
 impl Target {
-    fn new(what: impl Into<String>, limit: Limit, measured: Option<f64>, detail: String) -> Self {
-        let measured = measured.filter(|m| m.is_finite());
+    pub(super) fn new(
+        what: impl Into<String>,
+        limit: Limit,
+        measured: Option<f64>,
+        detail: String,
+    ) -> Self {
+        // An infinite measurement is a miss; none at all, and what came of dividing none, is not.
+        let measured = measured.filter(|m| !m.is_nan());
         let (pass, text) = match limit {
             Limit::AtMost(most, unit) => (measured.map(|m| m <= most), format!("<= {most} {unit}")),
             Limit::AtLeast(least, unit) => {
@@ -47,8 +55,19 @@ impl Target {
     }
 }
 
-/// Judges a run; rows of parts that did not run stay open.
+/// Judges a run; rows of parts that did not run stay open, but a fleet's rows stand alone.
 pub fn judge(results: &Results) -> Vec<Target> {
+    let mut targets = Vec::new();
+    if results.serve.len() + results.starts.len() + results.herd.len() + results.build.len() > 0
+        || results.fleet.is_none()
+    {
+        targets = judge_one(results);
+    }
+    targets.extend(results.fleet.as_ref().map(judge_fleet).unwrap_or_default());
+    targets
+}
+
+fn judge_one(results: &Results) -> Vec<Target> {
     let mut targets = Vec::from(upstream(results));
     for file in [WarmFile::Info, WarmFile::Mod] {
         targets.extend(small(results, file));

@@ -11,7 +11,7 @@ use e2e::bench::machine::{Machine, workspace_root};
 use e2e::bench::maps;
 use e2e::bench::maps::run::Plan;
 use e2e::bench::origin::Origin;
-use e2e::bench::parts::{Bench, build, cold, herd, serve};
+use e2e::bench::parts::{Bench, build, cold, fleet, herd, serve};
 use e2e::bench::progress::say;
 use e2e::bench::report;
 use e2e::bench::results::Results;
@@ -54,6 +54,8 @@ enum Part {
     Herd,
     /// A build farm's downloads.
     Build,
+    /// Three instances over one Valkey.
+    Fleet,
     /// Concurrent maps.
     Maps,
 }
@@ -155,14 +157,16 @@ fn measure(
         cold: Vec::new(),
         herd: Vec::new(),
         build: Vec::new(),
+        fleet: None,
         troubles: Vec::new(),
     };
     let wanted = args.part.unwrap_or(Part::All);
-    let parts: [(Part, Run); 4] = [
+    let parts: [(Part, Run); 5] = [
         (Part::Serve, serve::run),
         (Part::Cold, cold::run),
         (Part::Herd, herd::run),
         (Part::Build, build::run),
+        (Part::Fleet, fleet::run),
     ];
     for (part, run) in parts {
         if wanted == part || wanted == Part::All {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -9,7 +10,7 @@ use sha2::Digest as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Ending, Reply, Request, hex};
+use super::{Arrival, Ending, Reply, Request, hex};
 
 /// The receive buffer of a slow reader; the kernel doubles it.
 const SLOW_RECEIVE_BYTES: u32 = 4096;
@@ -256,6 +257,7 @@ struct Sink {
     len: u64,
     read_rate: Option<u64>,
     stop_after: Option<u64>,
+    arrival: Option<Arc<Arrival>>,
 }
 
 impl Sink {
@@ -270,6 +272,7 @@ impl Sink {
             len: 0,
             read_rate: request.read_rate,
             stop_after: request.stop_after,
+            arrival: request.arrival.clone(),
         }
     }
 
@@ -287,7 +290,8 @@ impl Sink {
     }
 
     async fn take(&mut self, bytes: &[u8]) {
-        self.first_byte
+        let first_byte = *self
+            .first_byte
             .get_or_insert_with(|| self.started.elapsed());
         let body_started = *self.body_started.get_or_insert_with(Instant::now);
         // One of the two is enough to tell, and a debug build hashes slowly.
@@ -297,6 +301,9 @@ impl Sink {
             self.hash.update(bytes);
         }
         self.len += bytes.len() as u64;
+        if let Some(arrival) = &self.arrival {
+            arrival.note(self.len, first_byte);
+        }
         if let Some(rate) = self.read_rate {
             let due = body_started + Duration::from_secs_f64(self.len as f64 / rate as f64);
             tokio::time::sleep_until(due.into()).await;

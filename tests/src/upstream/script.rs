@@ -3,12 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::wait::{self, PATIENCE};
+
+/// Requests of one path whose beginnings are kept; later ones are only counted.
+const BEGUN_MAX: usize = 1000;
 
 /// An answer that replaces the plain delivery of a path's content.
 ///
@@ -164,6 +167,7 @@ impl Script {
 #[derive(Debug, Default)]
 pub(crate) struct PathState {
     script: Mutex<Script>,
+    begun: Mutex<Vec<Instant>>,
     requests: AtomicU64,
     running: AtomicU64,
     running_max: AtomicU64,
@@ -176,6 +180,11 @@ impl PathState {
     }
 
     pub(crate) fn begin(self: &Arc<Self>) -> Running {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if begun.len() < BEGUN_MAX {
+            begun.push(Instant::now());
+        }
+        drop(begun);
         self.requests.fetch_add(1, Ordering::SeqCst);
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.running_max.fetch_max(running, Ordering::SeqCst);
@@ -206,6 +215,15 @@ impl Path {
     /// Requests (GET and HEAD) that began so far.
     pub fn requests(&self) -> u64 {
         self.0.requests.load(Ordering::SeqCst)
+    }
+
+    /// When each request began, oldest first (the first 1,000).
+    pub fn begun(&self) -> Vec<Instant> {
+        self.0
+            .begun
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Requests in progress now.

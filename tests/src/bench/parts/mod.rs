@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod cold;
+pub mod fleet;
 pub mod herd;
 pub mod serve;
 
@@ -43,6 +44,7 @@ struct Lists {
     lists: Vec<Vec<usize>>,
     answers: Vec<Answer>,
     checked: usize,
+    check_every: Option<usize>,
 }
 
 impl Lists {
@@ -53,7 +55,14 @@ impl Lists {
             lists,
             answers,
             checked,
+            check_every: None,
         }
+    }
+
+    /// Also checks the content of every connection whose number `every` divides.
+    fn checking_every(mut self, every: usize) -> Self {
+        self.check_every = Some(every);
+        self
     }
 
     /// How many requests of the lists were not answered well, those never sent included.
@@ -82,6 +91,9 @@ impl Script for Lists {
 
     fn checks(&self, connection: usize) -> bool {
         connection < self.checked
+            || self
+                .check_every
+                .is_some_and(|every| connection.is_multiple_of(every))
     }
 
     fn answer(&mut self, answer: Answer) {
