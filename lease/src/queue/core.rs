@@ -1,0 +1,510 @@
+//! `Core`: the queue itself, as data. It does no I/O and reads no clock, so every step is one call
+//! with the time in it.
+//!
+//! Memory is the truth while the process lives; what changed since the file was last written is
+//! remembered by number, and written as it then is. A push is the exception: the job arrives, is
+//! written, and only then is there for workers.
+
+mod disk;
+mod entry;
+mod journal;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use entry::{Entry, Phase, ms};
+
+use super::answers::{
+    Changed, JobPage, JobQuery, JobView, Pushed, QueueStats, Restored, Review, Settled,
+};
+use super::job::{
+    Backup, DELAY_MAX, JobId, JobRef, JobSerial, LIFE_MAX, NewJob, QueueLimits, Receipt, TakenJob,
+    VISIBILITY_MAX, bounded_error, clamped_ms,
+};
+use super::stored::Role;
+use crate::PAGE_LIMIT_MAX;
+
+/// The jobs of one process. Times are milliseconds of a clock that never jumps.
+#[derive(Debug)]
+pub(super) struct Core {
+    limits: QueueLimits,
+    /// Whether jobs that were acknowledged are remembered as done.
+    keeps_done: bool,
+    /// Whether changes are remembered for the file.
+    has_file: bool,
+    /// The number of the next entry; numbers are never used twice.
+    next: u64,
+    entries: HashMap<u64, Entry>,
+    ids: BTreeMap<JobId, u64>,
+    due: BTreeSet<(u64, u64)>,
+    taken: BTreeSet<(u64, u64)>,
+    dead: BTreeSet<(u64, u64)>,
+    done: BTreeMap<u64, Done>,
+    done_serials: HashMap<JobSerial, u64>,
+    bytes: usize,
+    dead_dropped: u64,
+    disk: disk::Pending,
+}
+
+/// A push that is remembered as done.
+#[derive(Debug, Clone)]
+struct Done {
+    job: JobRef,
+    since: u64,
+}
+
+impl Core {
+    pub(super) fn new(limits: QueueLimits, has_file: bool) -> Self {
+        Self {
+            limits,
+            keeps_done: limits.done_max > 0,
+            has_file,
+            next: 1,
+            entries: HashMap::new(),
+            ids: BTreeMap::new(),
+            due: BTreeSet::new(),
+            taken: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            done: BTreeMap::new(),
+            done_serials: HashMap::new(),
+            bytes: 0,
+            dead_dropped: 0,
+            disk: disk::Pending::default(),
+        }
+    }
+
+    /// Puts `job` in, which [`NewJob::check`] has passed.
+    pub(super) fn push(&mut self, now: u64, job: &NewJob, role: Role) -> Pushed {
+        if let Some(seq) = self.ids.get(&job.id).copied() {
+            return self.push_again(now, seq, job);
+        }
+        let entry = Entry::new(now, job, role, self.has_file);
+        if self.live() >= self.limits.jobs_max || !self.fits(&entry) {
+            return Pushed::Full;
+        }
+        self.insert(entry);
+        Pushed::Queued
+    }
+
+    fn push_again(&mut self, now: u64, seq: u64, job: &NewJob) -> Pushed {
+        let entry = &self.entries[&seq];
+        let serial = entry.serial;
+        let earlier = now + clamped_ms(job.due_in, DELAY_MAX);
+        match entry.phase {
+            Phase::Dead { .. } => return Pushed::Dead { serial },
+            Phase::Queued { due } if earlier < due => {
+                self.enter(seq, Phase::Queued { due: earlier });
+            }
+            Phase::Arriving { due } if earlier < due => {
+                self.enter(seq, Phase::Arriving { due: earlier });
+            }
+            _ => {}
+        }
+        Pushed::AlreadyQueued { serial }
+    }
+
+    /// Takes due jobs; those that the shared queue should serve only in its absence.
+    pub(super) fn take(
+        &mut self,
+        now: u64,
+        worker: &str,
+        limit: usize,
+        visibility: Duration,
+        alone: bool,
+    ) -> Vec<TakenJob> {
+        self.bring_back(now);
+        let due = self.due.range(..=(now, u64::MAX)).map(|(_, seq)| *seq);
+        let seqs: Vec<u64> = due
+            .filter(|seq| self.entries[seq].may_take(worker, alone))
+            .take(limit.min(PAGE_LIMIT_MAX))
+            .collect();
+        let (token, worker) = (Uuid::new_v4(), Arc::<str>::from(worker));
+        let until = now + visible_ms(visibility);
+        let mut jobs = Vec::with_capacity(seqs.len());
+        for seq in seqs {
+            self.enter(seq, Phase::Taken { until });
+            let Some(entry) = self.entries.get_mut(&seq) else {
+                continue;
+            };
+            entry.attempts = entry.attempts.saturating_add(1);
+            entry.token = Some(token);
+            entry.worker = Some(Arc::clone(&worker));
+            jobs.push(entry.taken_job(now, token));
+        }
+        jobs
+    }
+
+    /// Makes those wait again whose worker was too slow; its receipt stays good until the next one.
+    fn bring_back(&mut self, now: u64) {
+        while let Some((until, seq)) = self.taken.first().copied().filter(|(at, _)| *at <= now) {
+            self.enter(seq, Phase::Queued { due: until });
+        }
+    }
+
+    pub(super) fn extend(&mut self, now: u64, receipt: &Receipt, visibility: Duration) -> Settled {
+        let until = now + visible_ms(visibility);
+        self.settle(receipt, |core, seq| {
+            core.enter(seq, Phase::Taken { until });
+        })
+    }
+
+    pub(super) fn ack(&mut self, now: u64, receipt: &Receipt) -> Settled {
+        self.settle(receipt, |core, seq| {
+            core.leave(now, seq);
+        })
+    }
+
+    pub(super) fn retry(
+        &mut self,
+        now: u64,
+        receipt: &Receipt,
+        due_in: Duration,
+        error: &str,
+    ) -> Settled {
+        let error = bounded_error(error);
+        self.settle(receipt, |core, seq| {
+            core.fail(seq, error, |entry| {
+                entry.delay = clamped_ms(due_in, DELAY_MAX);
+            });
+            let due = now + core.entries[&seq].delay;
+            core.enter(seq, Phase::Queued { due });
+        })
+    }
+
+    pub(super) fn bury(&mut self, now: u64, receipt: &Receipt, error: &str) -> Settled {
+        let error = bounded_error(error);
+        self.settle(receipt, |core, seq| {
+            core.fail(seq, error, |entry| {
+                // The shared queue may believe it alive: this one knows better.
+                entry.role = Role::Own;
+            });
+            core.enter(seq, Phase::Dead { since: now });
+            core.make_room_for_the_dead(now);
+        })
+    }
+
+    fn settle(&mut self, receipt: &Receipt, act: impl FnOnce(&mut Self, u64)) -> Settled {
+        match self.held(receipt) {
+            Some(seq) => {
+                act(self, seq);
+                Settled::Settled
+            }
+            None => Settled::Stale,
+        }
+    }
+
+    /// Returns the number of the job whose last taking gave out `receipt`.
+    pub(super) fn held(&self, receipt: &Receipt) -> Option<u64> {
+        let seq = *self.ids.get(&receipt.job.id)?;
+        let entry = &self.entries[&seq];
+        let same = entry.serial == receipt.job.serial && entry.token == Some(receipt.token);
+        same.then_some(seq)
+    }
+
+    /// Ends an attempt: its receipt is used up.
+    fn fail(&mut self, seq: u64, error: Arc<str>, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            let before = entry.bytes();
+            entry.error = Some(error);
+            entry.token = None;
+            entry.worker = None;
+            change(entry);
+            self.bytes = self.bytes + entry.bytes() - before;
+        }
+    }
+
+    pub(super) fn next_due(&self, now: u64, worker: &str, alone: bool) -> Option<Duration> {
+        let may_take = |(_, seq): &&(u64, u64)| self.entries[seq].may_take(worker, alone);
+        let queued = self.due.iter().find(may_take);
+        let taken = self.taken.iter().find(may_take);
+        let (at, _) = queued.into_iter().chain(taken).min()?;
+        Some(ms(at.saturating_sub(now)))
+    }
+
+    pub(super) fn stats(&self, now: u64, counts: impl Fn(Role) -> bool) -> QueueStats {
+        let mut stats = QueueStats {
+            dead_dropped: self.dead_dropped,
+            ..QueueStats::default()
+        };
+        for entry in self.entries.values().filter(|entry| counts(entry.role)) {
+            match entry.phase_at(now) {
+                Phase::Arriving { .. } => stats.queued += 1,
+                Phase::Queued { due } => {
+                    stats.queued += 1;
+                    stats.lag = stats.lag.max(ms(now.saturating_sub(due)));
+                }
+                Phase::Taken { .. } => stats.taken += 1,
+                Phase::Dead { .. } => stats.dead += 1,
+            }
+        }
+        stats
+    }
+
+    pub(super) fn list(&self, now: u64, query: &JobQuery, shows: impl Fn(Role) -> bool) -> JobPage {
+        use std::ops::Bound;
+        let limit = query.limit.clamp(1, PAGE_LIMIT_MAX);
+        let start = query
+            .after
+            .as_ref()
+            .map_or(Bound::Unbounded, Bound::Excluded);
+        let mut page = JobPage::default();
+        for (id, seq) in self.ids.range((start, Bound::Unbounded)) {
+            let entry = &self.entries[seq];
+            let dead = matches!(entry.phase, Phase::Dead { .. });
+            if dead != query.dead || !query.wants(id) || !shows(entry.role) {
+                continue;
+            }
+            if page.jobs.len() == limit {
+                page.next = page.jobs.last().map(|last| last.info.id.clone());
+                break;
+            }
+            page.jobs.push(entry.view(now));
+        }
+        page
+    }
+
+    pub(super) fn get(&self, now: u64, id: &JobId) -> Option<JobView> {
+        let seq = self.ids.get(id)?;
+        Some(self.entries[seq].view(now))
+    }
+
+    pub(super) fn run_now(&mut self, now: u64, id: &JobId) -> Changed {
+        self.bring_back(now);
+        let Some(seq) = self.ids.get(id).copied() else {
+            return Changed::Gone;
+        };
+        match self.entries[&seq].phase {
+            Phase::Queued { due } => {
+                let due = due.min(now);
+                self.enter(seq, Phase::Queued { due });
+            }
+            Phase::Arriving { .. } => self.enter(seq, Phase::Arriving { due: now }),
+            Phase::Taken { .. } => return Changed::Taken,
+            Phase::Dead { .. } => return Changed::Gone,
+        }
+        Changed::Changed
+    }
+
+    pub(super) fn drop_job(&mut self, now: u64, id: &JobId) -> Changed {
+        match self.ids.get(id).copied() {
+            Some(seq) => {
+                self.leave(now, seq);
+                Changed::Changed
+            }
+            None => Changed::Gone,
+        }
+    }
+
+    pub(super) fn requeue(&mut self, now: u64, id: &JobId) -> Changed {
+        let Some(seq) = self.ids.get(id).copied() else {
+            return Changed::Gone;
+        };
+        if !matches!(self.entries[&seq].phase, Phase::Dead { .. }) {
+            return Changed::Gone;
+        }
+        if self.live() >= self.limits.jobs_max {
+            return Changed::Full;
+        }
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            entry.attempts = 0;
+            entry.delay = 0;
+            entry.deadline = now + entry.deadline.saturating_sub(entry.created);
+        }
+        self.enter(seq, Phase::Queued { due: now });
+        Changed::Changed
+    }
+
+    pub(super) fn review(&mut self, now: u64, job: &JobRef) -> Review {
+        self.bring_back(now);
+        let Some(seq) = self.ids.get(&job.id) else {
+            return match self.done_serials.contains_key(&job.serial) {
+                true => Review::Done,
+                false => Review::Unknown,
+            };
+        };
+        let entry = &self.entries[seq];
+        if entry.serial == job.serial {
+            return entry.review(now);
+        }
+        match self.done_serials.contains_key(&job.serial) {
+            true => Review::Done,
+            false => Review::Other {
+                serial: entry.serial,
+            },
+        }
+    }
+
+    /// Brings back a job, which [`NewJob::check`] has passed.
+    pub(super) fn restore(&mut self, now: u64, backup: &Backup) -> Restored {
+        let job = &backup.job;
+        let of = JobRef {
+            id: job.id.clone(),
+            serial: job.serial,
+        };
+        let mut review = self.review(now, &of);
+        match review {
+            Review::Unknown => {}
+            Review::Queued { attempts, .. } => {
+                if let Some(seq) = self.ids.get(&job.id).copied() {
+                    self.catch_up(now, seq, attempts, backup);
+                    review = self.entries[&seq].review(now);
+                }
+                return Restored::Known(review);
+            }
+            known => return Restored::Known(known),
+        }
+        let mut entry = Entry::new(now, job, Role::Own, false);
+        entry.created = now.saturating_sub(clamped_ms(backup.age, LIFE_MAX));
+        entry.attempts = backup.attempts;
+        entry.error = backup.last_error.clone();
+        if backup.dead {
+            entry.phase = Phase::Dead { since: now };
+        } else if self.live() >= self.limits.jobs_max {
+            return Restored::Full;
+        }
+        if !self.fits(&entry) {
+            return Restored::Full;
+        }
+        self.insert(entry);
+        self.make_room_for_the_dead(now);
+        Restored::Added
+    }
+
+    /// Lets a waiting job learn from a copy that saw more of it.
+    fn catch_up(&mut self, now: u64, seq: u64, attempts: u32, backup: &Backup) {
+        if backup.attempts > attempts {
+            self.fail(
+                seq,
+                backup.last_error.clone().unwrap_or_default(),
+                |entry| {
+                    entry.attempts = backup.attempts;
+                    entry.delay = clamped_ms(backup.job.due_in, DELAY_MAX);
+                },
+            );
+            let due = now + self.entries[&seq].delay;
+            self.enter(seq, Phase::Queued { due });
+        }
+        if backup.dead {
+            self.enter(seq, Phase::Dead { since: now });
+            self.make_room_for_the_dead(now);
+        }
+    }
+
+    pub(super) fn finish(&mut self, now: u64, job: &JobRef) {
+        match self.ids.get(&job.id).copied() {
+            Some(seq) if self.entries[&seq].serial == job.serial => self.leave(now, seq),
+            _ if self.keeps_done => self.note_done(now, job.clone()),
+            _ => {}
+        }
+    }
+
+    fn live(&self) -> usize {
+        self.entries.len() - self.dead.len()
+    }
+
+    fn fits(&self, entry: &Entry) -> bool {
+        self.bytes.saturating_add(entry.bytes()) <= self.limits.bytes_max
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let seq = self.next;
+        self.next += 1;
+        self.bytes += entry.bytes();
+        self.ids.insert(entry.id.clone(), seq);
+        let phase = entry.phase;
+        self.entries.insert(seq, entry);
+        self.enter(seq, phase);
+    }
+
+    /// Moves a job to `phase`, and remembers that the file must learn of it.
+    fn enter(&mut self, seq: u64, phase: Phase) {
+        let Some(entry) = self.entries.get_mut(&seq) else {
+            return;
+        };
+        let before = std::mem::replace(&mut entry.phase, phase);
+        self.index(before, seq, false);
+        self.index(phase, seq, true);
+        self.touch(seq);
+    }
+
+    fn index(&mut self, phase: Phase, seq: u64, add: bool) {
+        let (set, at) = match phase {
+            Phase::Arriving { .. } => return,
+            Phase::Queued { due } => (&mut self.due, due),
+            Phase::Taken { until } => (&mut self.taken, until),
+            Phase::Dead { since } => (&mut self.dead, since),
+        };
+        if add {
+            set.insert((at, seq));
+        } else {
+            set.remove(&(at, seq));
+        }
+    }
+
+    /// Takes a job out for good.
+    fn leave(&mut self, now: u64, seq: u64) {
+        if let Some(entry) = self.remove(seq)
+            && self.keeps_done
+        {
+            self.note_done(now, entry.to_ref());
+        }
+    }
+
+    fn remove(&mut self, seq: u64) -> Option<Entry> {
+        let entry = self.entries.remove(&seq)?;
+        self.ids.remove(&entry.id);
+        self.index(entry.phase, seq, false);
+        self.bytes -= entry.bytes();
+        self.touch(seq);
+        Some(entry)
+    }
+
+    fn make_room_for_the_dead(&mut self, now: u64) {
+        while self.dead.len() > self.limits.dead_max {
+            let Some((_, seq)) = self.dead.first().copied() else {
+                return;
+            };
+            self.dead_dropped += 1;
+            if self.entries[&seq].role == Role::Own {
+                self.leave(now, seq);
+            } else {
+                // Want of room here says nothing about the shared queue.
+                self.remove(seq);
+            }
+        }
+    }
+
+    fn note_done(&mut self, now: u64, job: JobRef) {
+        if self.done_serials.contains_key(&job.serial) {
+            return;
+        }
+        let seq = self.next;
+        self.next += 1;
+        self.done_serials.insert(job.serial, seq);
+        self.done.insert(seq, Done { job, since: now });
+        self.touch(seq);
+        while self.done.len() > self.limits.done_max {
+            let Some((seq, oldest)) = self.done.pop_first() else {
+                return;
+            };
+            self.done_serials.remove(&oldest.job.serial);
+            self.touch(seq);
+        }
+    }
+
+    fn touch(&mut self, seq: u64) {
+        if self.has_file {
+            self.disk.touch(seq);
+        }
+    }
+}
+
+fn visible_ms(visibility: Duration) -> u64 {
+    clamped_ms(visibility, VISIBILITY_MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests;

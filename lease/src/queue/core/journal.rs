@@ -1,0 +1,189 @@
+//! What the core does beside when it is the journal of jobs that a shared queue serves.
+
+use std::ops::Bound;
+
+use super::Core;
+use super::entry::{Entry, Phase};
+use crate::queue::answers::{Pushed, Review};
+use crate::queue::job::{Backup, DELAY_MAX, JobId, JobRef, JobSerial, NewJob, clamped_ms};
+use crate::queue::stored::Role;
+
+/// A job of the journal, as the reconciliation with the shared queue sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mirror {
+    pub(crate) job: JobRef,
+    pub(crate) role: Role,
+}
+
+impl Core {
+    /// Returns jobs that the shared queue should have, in the order of their ids, after `after`.
+    /// Those that are arriving or being worked on here are left for later.
+    pub(crate) fn mirrors(&mut self, now: u64, after: Option<&JobId>, limit: usize) -> Vec<Mirror> {
+        self.bring_back(now);
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let entries = self.ids.range((start, Bound::Unbounded));
+        entries
+            .map(|(_, seq)| &self.entries[seq])
+            .filter(|entry| entry.owner.is_none() && entry.rests())
+            .take(limit)
+            .map(|entry| Mirror {
+                job: entry.to_ref(),
+                role: entry.role,
+            })
+            .collect()
+    }
+
+    /// Returns the push and the role that the job of `id` has.
+    pub(crate) fn mirror(&self, id: &JobId) -> Option<Mirror> {
+        let entry = &self.entries[self.ids.get(id)?];
+        Some(Mirror {
+            job: entry.to_ref(),
+            role: entry.role,
+        })
+    }
+
+    /// Returns a copy of a job.
+    pub(crate) fn backup(&self, now: u64, job: &JobRef) -> Option<Backup> {
+        Some(self.entries[&self.seq_of(job)?].backup(now))
+    }
+
+    /// Changes who has the last word on a job.
+    pub(crate) fn set_role(&mut self, job: &JobRef, role: Role) {
+        self.change(job, |entry| {
+            let changes = entry.role != role;
+            entry.role = role;
+            changes
+        });
+    }
+
+    /// Makes a job stand for another push of its id, unless somebody here works on it.
+    pub(crate) fn rename(&mut self, job: &JobRef, serial: JobSerial, role: Role) {
+        self.change(job, |entry| {
+            if matches!(entry.phase, Phase::Taken { .. }) {
+                return false;
+            }
+            let changes = entry.serial != serial || entry.role != role;
+            entry.serial = serial;
+            entry.token = None;
+            entry.role = role;
+            changes
+        });
+    }
+
+    /// Puts `job` in the place of whatever has its id, unless somebody here works on that.
+    pub(crate) fn replace(&mut self, now: u64, job: &NewJob, role: Role) {
+        if let Some(seq) = self.ids.get(&job.id).copied() {
+            if matches!(self.entries[&seq].phase, Phase::Taken { .. }) {
+                return;
+            }
+            self.remove(seq);
+        }
+        if self.push(now, job, role) == Pushed::Full {
+            tracing::debug!(job.id = %job.id, "no room in the journal");
+        }
+    }
+
+    /// Takes a job out; says whether it was there.
+    pub(crate) fn forget(&mut self, job: &JobRef) -> bool {
+        let seq = self.seq_of(job);
+        seq.and_then(|seq| self.remove(seq)).is_some()
+    }
+
+    /// Makes a job look as the shared queue says it is there, unless somebody here works on it.
+    pub(crate) fn follow(&mut self, now: u64, job: &JobRef, review: Review) {
+        let (attempts, phase) = match review {
+            Review::Queued { attempts, due_in } => {
+                let due = now + clamped_ms(due_in, DELAY_MAX);
+                (attempts, Phase::Queued { due })
+            }
+            // Should the shared queue go away now, whoever has it there is given its time.
+            Review::Taken {
+                attempts,
+                returns_in,
+            } => {
+                let due = now + clamped_ms(returns_in, DELAY_MAX);
+                (attempts, Phase::Queued { due })
+            }
+            Review::Dead { attempts } => (attempts, Phase::Dead { since: now }),
+            Review::Done | Review::Other { .. } | Review::Unknown => return,
+        };
+        let Some(seq) = self.seq_of(job) else {
+            return;
+        };
+        let entry = &self.entries[&seq];
+        let before = entry.phase;
+        let dies = matches!(phase, Phase::Dead { .. });
+        let dead = matches!(before, Phase::Dead { .. });
+        if !entry.rests() {
+            return;
+        }
+        let role = match entry.role {
+            Role::Own => Role::Primary,
+            role => role,
+        };
+        let changes = dies != dead || entry.attempts != attempts || entry.role != role;
+        if !(dies && dead) {
+            // The file need not follow every change of a due time.
+            self.index(before, seq, false);
+            self.index(phase, seq, true);
+        }
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            if !(dies && dead) {
+                entry.phase = phase;
+            }
+            entry.attempts = attempts;
+            entry.role = role;
+        }
+        if changes {
+            self.touch(seq);
+        }
+        self.make_room_for_the_dead(now);
+    }
+
+    /// Remembers that the shared queue must be told that a job is done.
+    pub(crate) fn owe(&mut self, now: u64, job: JobRef) {
+        self.note_done(now, job);
+    }
+
+    /// Returns some of what the shared queue must be told, the oldest first.
+    pub(crate) fn owed(&self, limit: usize) -> Vec<JobRef> {
+        let owed = self.done.values().take(limit);
+        owed.map(|done| done.job.clone()).collect()
+    }
+
+    /// Forgets what the shared queue was told.
+    pub(crate) fn paid(&mut self, jobs: &[JobRef]) {
+        for job in jobs {
+            if let Some(seq) = self.done_serials.remove(&job.serial) {
+                self.done.remove(&seq);
+                self.touch(seq);
+            }
+        }
+    }
+
+    /// Returns how many jobs there are, dead ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn seq_of(&self, job: &JobRef) -> Option<u64> {
+        let seq = *self.ids.get(&job.id)?;
+        (self.entries[&seq].serial == job.serial).then_some(seq)
+    }
+
+    fn change(&mut self, job: &JobRef, change: impl FnOnce(&mut Entry) -> bool) {
+        let Some(seq) = self.seq_of(job) else {
+            return;
+        };
+        if self.entries.get_mut(&seq).is_some_and(change) {
+            self.touch(seq);
+        }
+    }
+}
+
+impl Entry {
+    /// Says whether it neither is on its way into the file nor worked on.
+    fn rests(&self) -> bool {
+        matches!(self.phase, Phase::Queued { .. } | Phase::Dead { .. })
+    }
+}

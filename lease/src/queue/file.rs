@@ -1,0 +1,260 @@
+//! `QueueFile`: the jobs on disk. One file, written by one transaction per change or group of
+//! changes; all calls block.
+//!
+//! A file that cannot be what it should (damaged, or by a newer version) is moved aside and a new
+//! one begun; nothing is ever deleted. A file that cannot be opened or written for another reason
+//! (a full disk, another process that still has it) is left alone and tried again.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use redb::{
+    Builder, CommitError, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError,
+    TableDefinition, TableError, TransactionError,
+};
+
+use super::stored::StoredJob;
+
+/// By number, the entries as JSON.
+const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("jobs");
+/// `format` → the version of the tables.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// The version of the tables.
+const FORMAT: u64 = 1;
+/// What the database may keep of the file in memory: the jobs are there anyway.
+const CACHE_BYTES: usize = 1024 * 1024;
+
+/// The jobs on disk.
+#[derive(Debug)]
+pub(super) struct QueueFile {
+    path: PathBuf,
+    database: Option<Database>,
+}
+
+/// What opening the file brought.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// The entries, by number.
+    pub(super) jobs: Vec<(u64, StoredJob)>,
+    /// The numbers of those that mean nothing.
+    pub(super) unreadable: usize,
+    /// Where a file went that was not usable, and why.
+    pub(super) set_aside: Option<(PathBuf, String)>,
+}
+
+/// Why the file could not be opened or written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    /// It is not what it should be.
+    #[error("the queue's file is damaged: {0}")]
+    Damaged(String),
+    /// The system refused.
+    #[error("the queue's file cannot be used")]
+    Io(#[source] io::Error),
+    /// Somebody else has it.
+    #[error("another process has the queue's file open")]
+    InUse,
+    /// Anything else.
+    #[error("the queue's file cannot be used: {0}")]
+    Other(String),
+}
+
+impl QueueFile {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            database: None,
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.database.is_some()
+    }
+
+    /// Opens the file and reads it; makes it where there is none. `since_epoch` names a file that
+    /// has to be moved aside.
+    pub(super) fn open(&mut self, since_epoch: Duration) -> Result<Opened, FileError> {
+        self.database = None;
+        if let Some(folder) = self.path.parent() {
+            std::fs::create_dir_all(folder).map_err(FileError::Io)?;
+        }
+        let reason = match guarded(|| self.try_open()) {
+            Ok(opened) => return Ok(opened),
+            Err(FileError::Damaged(reason)) => reason,
+            Err(error) => return Err(error),
+        };
+        let aside = self.set_aside(since_epoch).map_err(FileError::Io)?;
+        let opened = guarded(|| self.try_open())?;
+        Ok(Opened {
+            set_aside: Some((aside, reason)),
+            ..opened
+        })
+    }
+
+    fn try_open(&mut self) -> Result<Opened, FileError> {
+        let database = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .set_check_integrity_on_open(true)
+            .create(&self.path)?;
+        let writing = database.begin_write()?;
+        {
+            let mut meta = writing.open_table(META)?;
+            let format = meta.get("format")?.map(|format| format.value());
+            match format {
+                None => drop(meta.insert("format", FORMAT)?),
+                Some(FORMAT) => {}
+                Some(other) => {
+                    let reason = format!("its format is {other}, which this version cannot read");
+                    return Err(FileError::Damaged(reason));
+                }
+            }
+            writing.open_table(JOBS)?;
+        }
+        writing.commit()?;
+        let (mut jobs, mut unreadable) = (Vec::new(), 0);
+        for entry in database.begin_read()?.open_table(JOBS)?.iter()? {
+            let (seq, json) = entry?;
+            match StoredJob::read(json.value()) {
+                Some(job) => jobs.push((seq.value(), job)),
+                None => unreadable += 1,
+            }
+        }
+        self.database = Some(database);
+        Ok(Opened {
+            jobs,
+            unreadable,
+            set_aside: None,
+        })
+    }
+
+    /// Renames the file so that nothing is lost that somebody may yet want to look at.
+    fn set_aside(&self, since_epoch: Duration) -> io::Result<PathBuf> {
+        for n in 0..100 {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".corrupt-{}", since_epoch.as_millis() + n));
+            let aside = PathBuf::from(name);
+            if !aside.try_exists()? {
+                std::fs::rename(&self.path, &aside)?;
+                return Ok(aside);
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Writes and removes entries, all or none of them; they are on disk when this returns.
+    ///
+    /// After an error the file has to be opened again.
+    pub(super) fn write(&mut self, entries: &[(u64, Option<StoredJob>)]) -> Result<(), FileError> {
+        let Some(database) = self.database.take() else {
+            return Err(FileError::Other("it is not open".to_owned()));
+        };
+        let written = guarded(|| {
+            let writing = database.begin_write()?;
+            {
+                let mut jobs = writing.open_table(JOBS)?;
+                for (seq, job) in entries {
+                    match job {
+                        Some(job) => drop(jobs.insert(seq, job.to_json().as_slice())?),
+                        None => drop(jobs.remove(seq)?),
+                    }
+                }
+            }
+            writing.commit()?;
+            Ok(())
+        });
+        if written.is_ok() {
+            self.database = Some(database);
+            return Ok(());
+        }
+        // Closing it is I/O too.
+        written.and(guarded(|| {
+            drop(database);
+            Ok(())
+        }))
+    }
+
+    /// Closes the file; another process may open it from now on.
+    pub(super) fn close(&mut self) {
+        if let Some(database) = self.database.take() {
+            let closed = guarded(|| {
+                drop(database);
+                Ok(())
+            });
+            // What was written is on disk in any case.
+            drop(closed);
+        }
+    }
+}
+
+/// Turns a panic of the database, which some damage causes, into an error.
+fn guarded<T>(work: impl FnOnce() -> Result<T, FileError>) -> Result<T, FileError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(FileError::Damaged(text.unwrap_or("unreadable").to_owned()))
+        }
+    }
+}
+
+impl From<StorageError> for FileError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Corrupted(reason) => Self::Damaged(reason),
+            StorageError::Io(error) => match error.kind() {
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                    Self::Damaged(error.to_string())
+                }
+                _ => Self::Io(error),
+            },
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+impl From<DatabaseError> for FileError {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::Storage(error) => error.into(),
+            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => Self::InUse,
+            DatabaseError::UpgradeRequired(_) | DatabaseError::RepairAborted => {
+                Self::Damaged(error.to_string())
+            }
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+impl From<TableError> for FileError {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Storage(error) => error.into(),
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
+
+impl From<TransactionError> for FileError {
+    fn from(error: TransactionError) -> Self {
+        match error {
+            TransactionError::Storage(error) => error.into(),
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+impl From<CommitError> for FileError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Storage(error) => error.into(),
+            other => Self::Other(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What the file keeps, and what may happen to it.
+
+use super::*;

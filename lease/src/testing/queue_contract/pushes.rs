@@ -1,0 +1,188 @@
+//! What goes in, and what does not.
+
+use futures::future::join_all;
+
+use super::*;
+use crate::{DELAY_MAX, JOB_PAYLOAD_BYTES_MAX, JobSerial, LIFE_MAX};
+
+pub(super) async fn a_job_is_pushed_taken_and_acknowledged(case: &Case<'_>) {
+    assert_eq!(case.take().await, []);
+    let pushed = job("unit");
+    let answer = case.a.push(&pushed).await.expect("the queue answers");
+    assert_eq!(answer, Pushed::Queued);
+    let taken = case.take_one().await;
+    assert_eq!(taken.payload, pushed.payload);
+    let info = &taken.info;
+    assert_eq!((&info.id, info.serial), (&pushed.id, pushed.serial));
+    assert_eq!((&*info.kind, info.owner.as_deref()), ("fill", None));
+    assert_eq!((info.attempts, info.last_error.as_deref()), (1, None));
+    assert!(info.deadline_in <= LIFE_MAX && info.deadline_in + LONG > LIFE_MAX);
+    assert!(info.age < LONG);
+    assert_eq!(case.take().await, [], "it is taken");
+    let ack = || case.a.ack(&taken.receipt);
+    assert_eq!(ack().await.expect("the queue answers"), Settled::Settled);
+    assert_eq!(ack().await.expect("the queue answers"), Settled::Stale);
+    assert_eq!(case.get("unit").await, None);
+    // The same may be asked for again.
+    case.push("unit").await;
+    assert_eq!(case.take_one().await.info.attempts, 1);
+}
+
+pub(super) async fn an_id_is_queued_once(case: &Case<'_>) {
+    let first = job("unit");
+    case.a.push(&first).await.expect("the queue answers");
+    let again = Pushed::AlreadyQueued {
+        serial: first.serial,
+    };
+    let push = || async { case.b.push(&job("unit")).await.expect("the queue answers") };
+    assert_eq!(push().await, again, "while it waits");
+    let taken = case.take_one().await;
+    assert_eq!(push().await, again, "while it is taken");
+    assert_eq!(taken.info.serial, first.serial);
+    case.a.ack(&taken.receipt).await.expect("the queue answers");
+    assert_eq!(push().await, Pushed::Queued, "once it is done");
+}
+
+pub(super) async fn one_of_many_pushes_wins(case: &Case<'_>) {
+    let jobs: Vec<_> = (0..32).map(|_| job("unit")).collect();
+    let pushes = jobs.iter().enumerate().map(|(n, job)| {
+        let queue = if n % 2 == 0 { &case.a } else { &case.b };
+        queue.push(job)
+    });
+    let answers = join_all(pushes).await;
+    let serial = case.get("unit").await.expect("it is there").info.serial;
+    for (job, answer) in jobs.iter().zip(answers) {
+        let expected = match job.serial == serial {
+            true => Pushed::Queued,
+            false => Pushed::AlreadyQueued { serial },
+        };
+        assert_eq!(answer.expect("the queue answers"), expected);
+    }
+    assert_eq!(case.take().await.len(), 1);
+}
+
+pub(super) async fn the_earlier_due_time_stays(case: &Case<'_>) {
+    case.push_in("unit", LONG).await;
+    let again = |due_in| async move {
+        let job = NewJob {
+            due_in,
+            ..job("unit")
+        };
+        case.b.push(&job).await.expect("the queue answers")
+    };
+    again(LONG * 2).await;
+    assert!(case.due_in("unit").await <= LONG);
+    again(LONG / 2).await;
+    assert!(case.due_in("unit").await <= LONG / 2);
+    assert_eq!(case.take().await, []);
+    again(Duration::ZERO).await;
+    assert_eq!(ids(&case.take().await), ["unit"]);
+}
+
+pub(super) async fn a_full_queue_refuses_the_newest(case: &Case<'_>) {
+    let limits = QueueLimits {
+        jobs_max: 3,
+        ..QueueLimits::default()
+    };
+    let case = Case::limited(case.setup, limits).await;
+    for id in ["a", "b", "c"] {
+        case.push(id).await;
+    }
+    let push = async |id: &str| case.b.push(&job(id)).await.expect("the queue answers");
+    assert_eq!(push("d").await, Pushed::Full);
+    assert_eq!(case.get("d").await, None);
+    assert!(matches!(push("a").await, Pushed::AlreadyQueued { .. }));
+    let taken = case.take().await;
+    assert_eq!(taken.len(), 3);
+    assert_eq!(push("d").await, Pushed::Full, "taken ones count");
+    case.a
+        .ack(&taken[0].receipt)
+        .await
+        .expect("the queue answers");
+    case.a
+        .bury(&taken[1].receipt, "e")
+        .await
+        .expect("the queue answers");
+    assert_eq!(push("d").await, Pushed::Queued);
+    assert_eq!(push("e").await, Pushed::Queued, "dead ones do not");
+    assert_eq!(push("f").await, Pushed::Full);
+}
+
+pub(super) async fn what_no_queue_takes_is_refused(case: &Case<'_>) {
+    let large = NewJob {
+        payload: Bytes::from(vec![b'x'; JOB_PAYLOAD_BYTES_MAX + 1]),
+        ..job("large")
+    };
+    let odd = NewJob {
+        kind: Arc::from("No Word"),
+        ..job("odd")
+    };
+    for bad in [large, odd] {
+        assert!(case.a.push(&bad).await.is_err());
+        assert_eq!(case.get(bad.id.as_str()).await, None);
+    }
+    for worker in ["", "a\nb"] {
+        assert!(case.a.take(worker, 1, LONG).await.is_err());
+        assert!(case.a.next_due(worker).await.is_err());
+    }
+}
+
+pub(super) async fn any_bytes_are_a_payload(case: &Case<'_>) {
+    let payloads = [
+        Bytes::new(),
+        Bytes::from_static(b"\0\r\n\"\\|'"),
+        Bytes::from_static(&[0xff, 0xfe, 0]),
+        Bytes::from("é\u{10ffff}"),
+        Bytes::from(vec![b'x'; JOB_PAYLOAD_BYTES_MAX]),
+        Bytes::from(vec![0xff; JOB_PAYLOAD_BYTES_MAX]),
+    ];
+    // Names may have what scripts and lists give a meaning to.
+    for (n, payload) in payloads.into_iter().enumerate() {
+        let job = NewJob {
+            payload: payload.clone(),
+            owner: Some(Arc::from("wor|ker \u{e9}")),
+            ..job(&format!("{n}|{{x}} *?[a] é\\"))
+        };
+        case.a.push(&job).await.expect("the queue answers");
+        let taken = case.take_as("wor|ker \u{e9}", LONG).await;
+        assert_eq!(taken.len(), 1);
+        assert!(taken[0].payload == payload, "payload {n}");
+        assert_eq!(taken[0].info.owner, job.owner);
+        assert_eq!(taken[0].info.id, job.id);
+    }
+}
+
+pub(super) async fn times_are_moved_into_their_ranges(case: &Case<'_>) {
+    let endless = NewJob {
+        due_in: Duration::MAX,
+        deadline_in: Duration::MAX,
+        serial: JobSerial::random(),
+        ..job("unit")
+    };
+    case.a.push(&endless).await.expect("the queue answers");
+    let due_in = case.due_in("unit").await;
+    assert!(
+        due_in <= DELAY_MAX && due_in + LONG > DELAY_MAX,
+        "{due_in:?}"
+    );
+    let view = case.get("unit").await.expect("it is there");
+    assert!(view.info.deadline_in <= LIFE_MAX);
+    case.a
+        .run_now(&endless.id)
+        .await
+        .expect("the queue answers");
+    let taken = case.take_as("worker", Duration::MAX).await;
+    assert_eq!(taken.len(), 1);
+    // No time at all is the shortest there is.
+    let receipt = &taken[0].receipt;
+    let extended = case.a.extend(receipt, Duration::ZERO).await;
+    assert_eq!(extended.expect("the queue answers"), Settled::Settled);
+    case.setup.pass(case.while_).await;
+    assert_eq!(case.take_one().await.info.attempts, 2);
+    let late = NewJob {
+        deadline_in: Duration::ZERO,
+        ..job("late")
+    };
+    case.a.push(&late).await.expect("the queue answers");
+    assert_eq!(case.take_one().await.info.deadline_in, Duration::ZERO);
+}
