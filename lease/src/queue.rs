@@ -19,7 +19,9 @@ pub use answers::{
 };
 pub use delay_queue::DelayQueue;
 pub use job::{
-    Backup, DELAY_MAX, JOB_ERROR_BYTES_MAX, JOB_PAYLOAD_BYTES_MAX, JobId, JobInfo, JobRef,
+    Backup, DELAY_MAX, DoneJob, JOB_ERROR_BYTES_MAX, JOB_PAYLOAD_BYTES_MAX, JobId, JobInfo, JobRef,
     JobSerial, LIFE_MAX, NewJob, QueueLimits, Receipt, TakenJob, VISIBILITY_MAX,
 };
+pub(crate) use job::{bounded_error, check_name, clamped_ms};
 pub use local::{FileHealth, LocalQueue};
+pub(crate) use stored::StoredPayload;

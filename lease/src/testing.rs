@@ -11,7 +11,7 @@ mod records_contract;
 mod server;
 mod topologies;
 
-pub use faulty::{Fault, FaultyLeases, FaultyRecords, LeaseOp, RecordOp};
+pub use faulty::{Fault, FaultyLeases, FaultyQueue, FaultyRecords, LeaseOp, QueueOp, RecordOp};
 pub use lease_contract::{LeaseTableSetup, lease_table_contract};
 pub use lossy::{EventFaults, LossyLeases};
 pub use odd_server::{Odd, OddServer};

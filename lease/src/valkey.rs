@@ -15,6 +15,7 @@ mod node;
 mod observer;
 mod ops;
 mod placement;
+mod queue;
 mod records;
 mod ring;
 mod scan;
@@ -35,7 +36,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::seldom::Seldom;
-use crate::{Clock, Fanout, LeaseError, LeaseTable, Records, timeout};
+use crate::{Clock, DelayQueue, Fanout, LeaseError, LeaseTable, QueueLimits, Records, timeout};
 pub use config::{Topology, ValkeyConfig};
 use endpoint::{
     ClusterEndpoint, ClusterLimits, Endpoint, PoolSizes, SentinelEndpoint, SingleEndpoint,
@@ -50,6 +51,7 @@ pub use node::ServerInfo;
 use node::{Node, NodeLimits};
 pub use observer::{BreakerState, NoValkeyObserver, ValkeyObserver};
 use ops::Ops;
+use queue::ValkeyQueue;
 use records::ValkeyRecords;
 use ring::{Member, Ring};
 pub use secret::Secret;
@@ -189,6 +191,15 @@ impl Valkey {
     /// Returns the record store.
     pub fn records(&self) -> Arc<dyn Records> {
         Arc::clone(&self.shared.records) as Arc<dyn Records>
+    }
+
+    /// Returns the delay queue, with `limits` that all instances should share.
+    ///
+    /// It needs scripts; where the server runs none, its calls fail.
+    pub fn queue(&self, limits: QueueLimits) -> Arc<dyn DelayQueue> {
+        let ring = Arc::clone(&self.shared.ring);
+        let tasks = Arc::clone(&self.shared.tasks);
+        Arc::new(ValkeyQueue::new(ring, tasks, limits))
     }
 
     /// Returns which grants this instance holds.

@@ -10,15 +10,16 @@ use super::job::{JobId, JobInfo, JobSerial};
 pub enum Pushed {
     /// It is in the queue.
     Queued,
-    /// A job of this id waits or is being worked on; if it waits, it now has the earlier of the two
-    /// due times.
+    /// A job of this id is there. If it waits, it stands for this push from now on, and has the
+    /// earlier of the two due times; if it is being worked on, that is taken to serve this push
+    /// too.
     AlreadyQueued {
-        /// The push that the job comes from.
+        /// The push that the job stands for.
         serial: JobSerial,
     },
     /// A job of this id was given up and stays so until somebody requeues or drops it.
     Dead {
-        /// The push that the job comes from.
+        /// The push that the job stands for.
         serial: JobSerial,
     },
     /// The queue is full; nothing changed.
@@ -159,7 +160,7 @@ pub enum Review {
     },
     /// It was done, dropped, or left for want of room.
     Done,
-    /// The id has a job from another push.
+    /// The job of this id stands for another push.
     Other {
         /// That push.
         serial: JobSerial,

@@ -8,6 +8,7 @@
 mod disk;
 mod entry;
 mod journal;
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,14 +16,14 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use entry::{Entry, Phase, ms};
+pub(super) use entry::Serving;
+use entry::{Entry, Phase};
+pub(super) use journal::Mirror;
 
-use super::answers::{
-    Changed, JobPage, JobQuery, JobView, Pushed, QueueStats, Restored, Review, Settled,
-};
+use super::answers::{Changed, Pushed, Restored, Review, Settled};
 use super::job::{
-    Backup, DELAY_MAX, JobId, JobRef, JobSerial, LIFE_MAX, NewJob, QueueLimits, Receipt, TakenJob,
-    VISIBILITY_MAX, bounded_error, clamped_ms,
+    Backup, DELAY_MAX, DoneJob, JobId, JobRef, JobSerial, LIFE_MAX, NewJob, QueueLimits, Receipt,
+    TakenJob, VISIBILITY_MAX, bounded_error, clamped_ms,
 };
 use super::stored::Role;
 use crate::PAGE_LIMIT_MAX;
@@ -31,8 +32,7 @@ use crate::PAGE_LIMIT_MAX;
 #[derive(Debug)]
 pub(super) struct Core {
     limits: QueueLimits,
-    /// Whether jobs that were acknowledged are remembered as done.
-    keeps_done: bool,
+    memory: Memory,
     /// Whether changes are remembered for the file.
     has_file: bool,
     /// The number of the next entry; numbers are never used twice.
@@ -49,18 +49,29 @@ pub(super) struct Core {
     disk: disk::Pending,
 }
 
+/// What is remembered of pushes that are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// Nothing: nobody asks.
+    Nothing,
+    /// What a shared queue must be told was done: this is a journal.
+    Owed,
+    /// What was done and what gave way to a later push: this is a shared queue.
+    Over,
+}
+
 /// A push that is remembered as done.
 #[derive(Debug, Clone)]
 struct Done {
-    job: JobRef,
+    done: DoneJob,
     since: u64,
 }
 
 impl Core {
-    pub(super) fn new(limits: QueueLimits, has_file: bool) -> Self {
+    pub(super) fn new(limits: QueueLimits, memory: Memory, has_file: bool) -> Self {
         Self {
             limits,
-            keeps_done: limits.done_max > 0,
+            memory,
             has_file,
             next: 1,
             entries: HashMap::new(),
@@ -78,6 +89,7 @@ impl Core {
 
     /// Puts `job` in, which [`NewJob::check`] has passed.
     pub(super) fn push(&mut self, now: u64, job: &NewJob, role: Role) -> Pushed {
+        self.bring_back(now);
         if let Some(seq) = self.ids.get(&job.id).copied() {
             return self.push_again(now, seq, job);
         }
@@ -92,33 +104,48 @@ impl Core {
     fn push_again(&mut self, now: u64, seq: u64, job: &NewJob) -> Pushed {
         let entry = &self.entries[&seq];
         let serial = entry.serial;
-        let earlier = now + clamped_ms(job.due_in, DELAY_MAX);
-        match entry.phase {
+        let other = now + clamped_ms(job.due_in, DELAY_MAX);
+        let phase = match entry.phase {
             Phase::Dead { .. } => return Pushed::Dead { serial },
-            Phase::Queued { due } if earlier < due => {
-                self.enter(seq, Phase::Queued { due: earlier });
-            }
-            Phase::Arriving { due } if earlier < due => {
-                self.enter(seq, Phase::Arriving { due: earlier });
-            }
-            _ => {}
-        }
-        Pushed::AlreadyQueued { serial }
+            Phase::Taken { .. } => return Pushed::AlreadyQueued { serial },
+            Phase::Queued { due } => Phase::Queued {
+                due: due.min(other),
+            },
+            Phase::Arriving { due } => Phase::Arriving {
+                due: due.min(other),
+            },
+        };
+        self.stand_for(now, seq, job.serial, now);
+        self.enter(seq, phase);
+        Pushed::AlreadyQueued { serial: job.serial }
     }
 
-    /// Takes due jobs; those that the shared queue should serve only in its absence.
+    /// Makes a job stand for a later push: whatever ends an earlier one does not end this.
+    fn stand_for(&mut self, now: u64, seq: u64, serial: JobSerial, pushed: u64) {
+        let Some(entry) = self.entries.get_mut(&seq) else {
+            return;
+        };
+        let earlier = entry.to_ref();
+        entry.serial = serial;
+        entry.pushed = pushed;
+        if self.memory == Memory::Over && earlier.serial != serial {
+            self.note_done(now, earlier.into());
+        }
+    }
+
+    /// Takes due jobs.
     pub(super) fn take(
         &mut self,
         now: u64,
         worker: &str,
         limit: usize,
         visibility: Duration,
-        alone: bool,
+        serving: Serving,
     ) -> Vec<TakenJob> {
         self.bring_back(now);
         let due = self.due.range(..=(now, u64::MAX)).map(|(_, seq)| *seq);
         let seqs: Vec<u64> = due
-            .filter(|seq| self.entries[seq].may_take(worker, alone))
+            .filter(|seq| self.entries[seq].may_take(worker, serving))
             .take(limit.min(PAGE_LIMIT_MAX))
             .collect();
         let (token, worker) = (Uuid::new_v4(), Arc::<str>::from(worker));
@@ -147,7 +174,11 @@ impl Core {
     pub(super) fn extend(&mut self, now: u64, receipt: &Receipt, visibility: Duration) -> Settled {
         let until = now + visible_ms(visibility);
         self.settle(receipt, |core, seq| {
-            core.enter(seq, Phase::Taken { until });
+            let was_taken = matches!(core.entries[&seq].phase, Phase::Taken { .. });
+            core.shift(seq, Phase::Taken { until });
+            if !was_taken {
+                core.touch(seq);
+            }
         })
     }
 
@@ -168,6 +199,8 @@ impl Core {
         self.settle(receipt, |core, seq| {
             core.fail(seq, error, |entry| {
                 entry.delay = clamped_ms(due_in, DELAY_MAX);
+                // The shared queue does not know of this attempt.
+                entry.role = Role::Own;
             });
             let due = now + core.entries[&seq].delay;
             core.enter(seq, Phase::Queued { due });
@@ -216,61 +249,6 @@ impl Core {
         }
     }
 
-    pub(super) fn next_due(&self, now: u64, worker: &str, alone: bool) -> Option<Duration> {
-        let may_take = |(_, seq): &&(u64, u64)| self.entries[seq].may_take(worker, alone);
-        let queued = self.due.iter().find(may_take);
-        let taken = self.taken.iter().find(may_take);
-        let (at, _) = queued.into_iter().chain(taken).min()?;
-        Some(ms(at.saturating_sub(now)))
-    }
-
-    pub(super) fn stats(&self, now: u64, counts: impl Fn(Role) -> bool) -> QueueStats {
-        let mut stats = QueueStats {
-            dead_dropped: self.dead_dropped,
-            ..QueueStats::default()
-        };
-        for entry in self.entries.values().filter(|entry| counts(entry.role)) {
-            match entry.phase_at(now) {
-                Phase::Arriving { .. } => stats.queued += 1,
-                Phase::Queued { due } => {
-                    stats.queued += 1;
-                    stats.lag = stats.lag.max(ms(now.saturating_sub(due)));
-                }
-                Phase::Taken { .. } => stats.taken += 1,
-                Phase::Dead { .. } => stats.dead += 1,
-            }
-        }
-        stats
-    }
-
-    pub(super) fn list(&self, now: u64, query: &JobQuery, shows: impl Fn(Role) -> bool) -> JobPage {
-        use std::ops::Bound;
-        let limit = query.limit.clamp(1, PAGE_LIMIT_MAX);
-        let start = query
-            .after
-            .as_ref()
-            .map_or(Bound::Unbounded, Bound::Excluded);
-        let mut page = JobPage::default();
-        for (id, seq) in self.ids.range((start, Bound::Unbounded)) {
-            let entry = &self.entries[seq];
-            let dead = matches!(entry.phase, Phase::Dead { .. });
-            if dead != query.dead || !query.wants(id) || !shows(entry.role) {
-                continue;
-            }
-            if page.jobs.len() == limit {
-                page.next = page.jobs.last().map(|last| last.info.id.clone());
-                break;
-            }
-            page.jobs.push(entry.view(now));
-        }
-        page
-    }
-
-    pub(super) fn get(&self, now: u64, id: &JobId) -> Option<JobView> {
-        let seq = self.ids.get(id)?;
-        Some(self.entries[seq].view(now))
-    }
-
     pub(super) fn run_now(&mut self, now: u64, id: &JobId) -> Changed {
         self.bring_back(now);
         let Some(seq) = self.ids.get(id).copied() else {
@@ -317,26 +295,6 @@ impl Core {
         Changed::Changed
     }
 
-    pub(super) fn review(&mut self, now: u64, job: &JobRef) -> Review {
-        self.bring_back(now);
-        let Some(seq) = self.ids.get(&job.id) else {
-            return match self.done_serials.contains_key(&job.serial) {
-                true => Review::Done,
-                false => Review::Unknown,
-            };
-        };
-        let entry = &self.entries[seq];
-        if entry.serial == job.serial {
-            return entry.review(now);
-        }
-        match self.done_serials.contains_key(&job.serial) {
-            true => Review::Done,
-            false => Review::Other {
-                serial: entry.serial,
-            },
-        }
-    }
-
     /// Brings back a job, which [`NewJob::check`] has passed.
     pub(super) fn restore(&mut self, now: u64, backup: &Backup) -> Restored {
         let job = &backup.job;
@@ -344,20 +302,31 @@ impl Core {
             id: job.id.clone(),
             serial: job.serial,
         };
-        let mut review = self.review(now, &of);
-        match review {
-            Review::Unknown => {}
-            Review::Queued { attempts, .. } => {
-                if let Some(seq) = self.ids.get(&job.id).copied() {
-                    self.catch_up(now, seq, attempts, backup);
-                    review = self.entries[&seq].review(now);
-                }
-                return Restored::Known(review);
+        let pushed = now.saturating_sub(clamped_ms(backup.pushed_ago, LIFE_MAX));
+        let known = self.review(now, &of);
+        if let Some(seq) = self.ids.get(&job.id).copied() {
+            let entry = &self.entries[&seq];
+            let waits = matches!(entry.phase, Phase::Queued { .. });
+            let same = matches!(known, Review::Queued { .. });
+            let later = matches!(known, Review::Other { .. })
+                && entry.pushed < pushed
+                && !self.done_serials.contains_key(&job.serial);
+            if !waits || !same && (!later || backup.dead) {
+                return Restored::Known(known);
             }
-            known => return Restored::Known(known),
+            if later {
+                self.stand_for(now, seq, job.serial, pushed);
+                self.touch(seq);
+            }
+            self.catch_up(now, seq, backup);
+            return Restored::Known(self.review(now, &of));
+        }
+        if known != Review::Unknown {
+            return Restored::Known(known);
         }
         let mut entry = Entry::new(now, job, Role::Own, false);
         entry.created = now.saturating_sub(clamped_ms(backup.age, LIFE_MAX));
+        entry.pushed = pushed;
         entry.attempts = backup.attempts;
         entry.error = backup.last_error.clone();
         if backup.dead {
@@ -374,8 +343,8 @@ impl Core {
     }
 
     /// Lets a waiting job learn from a copy that saw more of it.
-    fn catch_up(&mut self, now: u64, seq: u64, attempts: u32, backup: &Backup) {
-        if backup.attempts > attempts {
+    fn catch_up(&mut self, now: u64, seq: u64, backup: &Backup) {
+        if backup.attempts > self.entries[&seq].attempts {
             self.fail(
                 seq,
                 backup.last_error.clone().unwrap_or_default(),
@@ -393,12 +362,21 @@ impl Core {
         }
     }
 
-    pub(super) fn finish(&mut self, now: u64, job: &JobRef) {
-        match self.ids.get(&job.id).copied() {
-            Some(seq) if self.entries[&seq].serial == job.serial => self.leave(now, seq),
-            _ if self.keeps_done => self.note_done(now, job.clone()),
-            _ => {}
+    pub(super) fn finish(&mut self, now: u64, done: &DoneJob) {
+        self.bring_back(now);
+        let seq = self.ids.get(&done.job.id).copied();
+        let same = seq.filter(|seq| self.entries[seq].serial == done.job.serial);
+        let Some(seq) = same else {
+            if self.memory != Memory::Nothing {
+                self.note_done(now, done.clone());
+            }
+            return;
+        };
+        let entry = &self.entries[&seq];
+        if matches!(entry.phase, Phase::Taken { .. }) && entry.token != done.token {
+            return;
         }
+        self.leave(now, seq);
     }
 
     fn live(&self) -> usize {
@@ -421,13 +399,18 @@ impl Core {
 
     /// Moves a job to `phase`, and remembers that the file must learn of it.
     fn enter(&mut self, seq: u64, phase: Phase) {
+        self.shift(seq, phase);
+        self.touch(seq);
+    }
+
+    /// Moves a job to `phase`, of which the file need not learn.
+    fn shift(&mut self, seq: u64, phase: Phase) {
         let Some(entry) = self.entries.get_mut(&seq) else {
             return;
         };
         let before = std::mem::replace(&mut entry.phase, phase);
         self.index(before, seq, false);
         self.index(phase, seq, true);
-        self.touch(seq);
     }
 
     fn index(&mut self, phase: Phase, seq: u64, add: bool) {
@@ -444,12 +427,13 @@ impl Core {
         }
     }
 
-    /// Takes a job out for good.
+    /// Takes a job out for good. Nobody else ever hears of one that has an owner.
     fn leave(&mut self, now: u64, seq: u64) {
         if let Some(entry) = self.remove(seq)
-            && self.keeps_done
+            && self.memory != Memory::Nothing
+            && entry.owner.is_none()
         {
-            self.note_done(now, entry.to_ref());
+            self.note_done(now, entry.to_ref().into());
         }
     }
 
@@ -477,20 +461,20 @@ impl Core {
         }
     }
 
-    fn note_done(&mut self, now: u64, job: JobRef) {
-        if self.done_serials.contains_key(&job.serial) {
+    fn note_done(&mut self, now: u64, done: DoneJob) {
+        if self.done_serials.contains_key(&done.job.serial) {
             return;
         }
         let seq = self.next;
         self.next += 1;
-        self.done_serials.insert(job.serial, seq);
-        self.done.insert(seq, Done { job, since: now });
+        self.done_serials.insert(done.job.serial, seq);
+        self.done.insert(seq, Done { done, since: now });
         self.touch(seq);
         while self.done.len() > self.limits.done_max {
             let Some((seq, oldest)) = self.done.pop_first() else {
                 return;
             };
-            self.done_serials.remove(&oldest.job.serial);
+            self.done_serials.remove(&oldest.done.job.serial);
             self.touch(seq);
         }
     }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::answers::{
     Changed, JobPage, JobQuery, JobView, Pushed, QueueStats, Restored, Review, Settled,
 };
-use super::job::{Backup, JobId, JobRef, NewJob, Receipt, TakenJob};
+use super::job::{Backup, DoneJob, JobId, JobRef, NewJob, Receipt, TakenJob};
 use crate::LeaseError;
 
 /// Jobs that are due at a time, taken by one worker at a time, and kept until they are settled.
@@ -99,12 +99,17 @@ pub trait DelayQueue: Send + Sync + Debug + 'static {
 
     /// Brings a job back that the queue may have lost. For journals.
     ///
+    /// A job of its id that waits learns of attempts that it did not know, and stands for this push
+    /// if that came later than its own.
+    ///
     /// # Errors
     ///
     /// As [`push`](Self::push).
     async fn restore(&self, backup: &Backup) -> Result<Restored, LeaseError>;
 
-    /// Removes those of `refs` that are there, taken or not, and remembers all of them as done; at
-    /// most [`PAGE_LIMIT_MAX`](crate::PAGE_LIMIT_MAX) of them. For journals.
-    async fn finish(&self, refs: &[JobRef]) -> Result<(), LeaseError>;
+    /// Removes those of `done` that are there, and remembers them as done; at most
+    /// [`PAGE_LIMIT_MAX`](crate::PAGE_LIMIT_MAX) of them. For journals.
+    ///
+    /// One that somebody else works on is left to them.
+    async fn finish(&self, done: &[DoneJob]) -> Result<(), LeaseError>;
 }

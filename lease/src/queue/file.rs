@@ -31,6 +31,8 @@ const CACHE_BYTES: usize = 1024 * 1024;
 pub(super) struct QueueFile {
     path: PathBuf,
     database: Option<Database>,
+    #[cfg(test)]
+    disk: std::sync::Arc<faults::Disk>,
 }
 
 /// What opening the file brought.
@@ -66,7 +68,15 @@ impl QueueFile {
         Self {
             path,
             database: None,
+            #[cfg(test)]
+            disk: std::sync::Arc::default(),
         }
+    }
+
+    /// Returns what tests break the disk with.
+    #[cfg(test)]
+    pub(super) fn disk(&self) -> &std::sync::Arc<faults::Disk> {
+        &self.disk
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -98,10 +108,14 @@ impl QueueFile {
     }
 
     fn try_open(&mut self) -> Result<Opened, FileError> {
-        let database = Builder::new()
+        let mut builder = Builder::new();
+        builder
             .set_cache_size(CACHE_BYTES)
-            .set_check_integrity_on_open(true)
-            .create(&self.path)?;
+            .set_check_integrity_on_open(true);
+        #[cfg(not(test))]
+        let database = builder.create(&self.path)?;
+        #[cfg(test)]
+        let database = builder.create_with_backend(self.disk.open(&self.path)?)?;
         let writing = database.begin_write()?;
         {
             let mut meta = writing.open_table(META)?;
@@ -258,3 +272,8 @@ impl From<CommitError> for FileError {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod faults;
+#[cfg(test)]
+mod tests;

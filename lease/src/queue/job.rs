@@ -172,6 +172,30 @@ pub struct JobRef {
     pub serial: JobSerial,
 }
 
+/// One push that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DoneJob {
+    /// Which push.
+    pub job: JobRef,
+    /// The taking in which it was done, if the queue gave it out.
+    pub(crate) token: Option<Uuid>,
+}
+
+impl From<&Receipt> for DoneJob {
+    fn from(receipt: &Receipt) -> Self {
+        Self {
+            job: receipt.job.clone(),
+            token: Some(receipt.token),
+        }
+    }
+}
+
+impl From<JobRef> for DoneJob {
+    fn from(job: JobRef) -> Self {
+        Self { job, token: None }
+    }
+}
+
 /// The right to settle one job, until another worker takes it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Receipt {
@@ -186,7 +210,7 @@ pub struct Receipt {
 pub struct JobInfo {
     /// What it is about.
     pub id: JobId,
-    /// Which push it comes from.
+    /// Which push it stands for.
     pub serial: JobSerial,
     /// What is to be done.
     pub kind: Arc<str>,
@@ -194,7 +218,7 @@ pub struct JobInfo {
     pub owner: Option<Arc<str>>,
     /// How often it was taken, the current time included.
     pub attempts: u32,
-    /// How long ago it was pushed, by the queue's clock.
+    /// How long ago it was pushed first, by the queue's clock.
     pub age: Duration,
     /// How long the work is still worth doing; zero when it no longer is.
     pub deadline_in: Duration,
@@ -218,8 +242,10 @@ pub struct TakenJob {
 pub struct Backup {
     /// The job; its times count from now.
     pub job: NewJob,
-    /// How long ago it was pushed.
+    /// How long ago it was pushed first.
     pub age: Duration,
+    /// How long ago it was pushed last: the push that it stands for.
+    pub pushed_ago: Duration,
     /// How often it was taken.
     pub attempts: u32,
     /// Why the last attempt failed.
@@ -235,8 +261,8 @@ pub struct QueueLimits {
     pub jobs_max: usize,
     /// Most dead jobs; default 10,000. At the limit the one that died first leaves.
     pub dead_max: usize,
-    /// Most jobs that are remembered as done, for journals to learn of; default 20,000. What is
-    /// forgotten early may be done once more.
+    /// Most pushes that are remembered as over, for journals to learn of or to tell; default
+    /// 20,000. What is forgotten early may be done once more.
     pub done_max: usize,
     /// Most bytes of ids, payloads and errors in the memory of this process; default 64 MiB. At
     /// the limit the newest is refused. A shared queue is bounded by the numbers alone.

@@ -11,11 +11,11 @@ use tokio::time::Instant;
 use super::answers::{
     Changed, JobPage, JobQuery, JobView, Pushed, QueueStats, Restored, Review, Settled,
 };
-use super::core::Core;
+use super::core::{Core, Memory, Serving};
 use super::delay_queue::DelayQueue;
 use super::file::{FileError, QueueFile};
 use super::job::{
-    Backup, JobId, JobRef, LIFE_MAX, NewJob, QueueLimits, Receipt, TakenJob, check_name,
+    Backup, DoneJob, JobId, JobRef, LIFE_MAX, NewJob, QueueLimits, Receipt, TakenJob, check_name,
 };
 use super::stored::Role;
 use crate::sync::lock;
@@ -67,7 +67,12 @@ struct FileState {
 impl LocalQueue {
     /// Makes an empty queue in memory, which ends with the process.
     pub fn in_memory(limits: QueueLimits, clock: Arc<dyn Clock>) -> Self {
-        Self::new(None, limits, clock)
+        Self::new(None, limits, Memory::Over, clock)
+    }
+
+    /// Makes an empty journal of a shared queue in memory, which ends with the process.
+    pub fn journal_in_memory(limits: QueueLimits, clock: Arc<dyn Clock>) -> Self {
+        Self::new(None, limits, Memory::Owed, clock)
     }
 
     /// Opens the queue in the file at `path`; makes folder and file where there are none.
@@ -80,12 +85,9 @@ impl LocalQueue {
         limits: QueueLimits,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        // Nobody asks this queue what was done.
-        let limits = QueueLimits {
-            done_max: 0,
-            ..limits
-        };
-        Self::open_journal(path, limits, clock).await
+        let queue = Self::new(Some(path.into()), limits, Memory::Nothing, clock);
+        queue.flush().await;
+        queue
     }
 
     /// As [`open`](Self::open), for the journal of a shared queue: remembers what the shared queue
@@ -95,12 +97,17 @@ impl LocalQueue {
         limits: QueueLimits,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let queue = Self::new(Some(path.into()), limits, clock);
+        let queue = Self::new(Some(path.into()), limits, Memory::Owed, clock);
         queue.flush().await;
         queue
     }
 
-    fn new(path: Option<PathBuf>, limits: QueueLimits, clock: Arc<dyn Clock>) -> Self {
+    fn new(
+        path: Option<PathBuf>,
+        limits: QueueLimits,
+        memory: Memory,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let health = path.clone().map(|path| FileHealth {
             path,
             last_error: None,
@@ -115,7 +122,7 @@ impl LocalQueue {
         });
         Self {
             shared: Arc::new(Shared {
-                core: Mutex::new(Core::new(limits, file.is_some())),
+                core: Mutex::new(Core::new(limits, memory, file.is_some())),
                 start: clock.now(),
                 clock,
                 file,
@@ -143,6 +150,16 @@ impl LocalQueue {
         });
         // It fails only when the runtime ends, which closes the file too.
         let _ = closing.await;
+        if let Some(health) = &mut *lock(&self.shared.health) {
+            health.last_error = Some("it was closed".to_owned());
+        }
+    }
+
+    /// Returns what tests break the disk with.
+    #[cfg(test)]
+    pub(super) async fn disk(&self) -> Arc<super::file::faults::Disk> {
+        let file = self.shared.file.as_ref().expect("a queue with a file");
+        Arc::clone(file.lock().await.file.disk())
     }
 
     /// Returns the queue's data, for a journal.
@@ -171,7 +188,7 @@ impl LocalQueue {
         // Whoever had the file before may have written this too.
         let done = {
             let core = self.core();
-            core.is_loaded() && core.is_settled(change)
+            core.is_settled(change) && !core.is_behind()
         };
         if done {
             return;
@@ -182,6 +199,26 @@ impl LocalQueue {
             // The runtime is ending, or our own code panicked: nothing was promised to anybody.
             tracing::debug!(%error, "the queue's file was not written");
         }
+    }
+
+    /// Takes some of the jobs that are due.
+    pub(super) async fn take_as(
+        &self,
+        worker: &str,
+        limit: usize,
+        visibility: Duration,
+        serving: Serving,
+    ) -> Vec<TakenJob> {
+        // What a cancelled push left behind, or a disk that was full.
+        self.flush().await;
+        let jobs = self
+            .core()
+            .take(self.now(), worker, limit, visibility, serving);
+        if !jobs.is_empty() {
+            // The attempt counts, even if the job ends this process.
+            self.flush().await;
+        }
+        jobs
     }
 
     /// Pushes in a given role, which only a journal has.
@@ -346,16 +383,8 @@ impl DelayQueue for LocalQueue {
         visibility: Duration,
     ) -> Result<Vec<TakenJob>, LeaseError> {
         check_name(worker)?;
-        // What a cancelled push left behind, or a disk that was full.
-        self.flush().await;
-        let jobs = self
-            .core()
-            .take(self.now(), worker, limit, visibility, true);
-        if !jobs.is_empty() {
-            // The attempt counts, even if the job ends this process.
-            self.flush().await;
-        }
-        Ok(jobs)
+        let jobs = self.take_as(worker, limit, visibility, Serving::All);
+        Ok(jobs.await)
     }
 
     async fn extend(&self, receipt: &Receipt, visibility: Duration) -> Result<Settled, LeaseError> {
@@ -387,7 +416,7 @@ impl DelayQueue for LocalQueue {
 
     async fn next_due(&self, worker: &str) -> Result<Option<Duration>, LeaseError> {
         check_name(worker)?;
-        Ok(self.core().next_due(self.now(), worker, true))
+        Ok(self.core().next_due(self.now(), worker, Serving::All))
     }
 
     async fn stats(&self) -> Result<QueueStats, LeaseError> {
@@ -433,11 +462,11 @@ impl DelayQueue for LocalQueue {
         Ok(restored)
     }
 
-    async fn finish(&self, refs: &[JobRef]) -> Result<(), LeaseError> {
+    async fn finish(&self, done: &[DoneJob]) -> Result<(), LeaseError> {
         {
             let (mut core, now) = (self.core(), self.now());
-            for job in refs.iter().take(PAGE_LIMIT_MAX) {
-                core.finish(now, job);
+            for done in done.iter().take(PAGE_LIMIT_MAX) {
+                core.finish(now, done);
             }
         }
         self.flush().await;
@@ -446,4 +475,4 @@ impl DelayQueue for LocalQueue {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use uuid::Uuid;
+
 use super::job::JobSerial;
 
 /// The version of what this module writes.
@@ -12,6 +14,7 @@ const VERSION: u64 = 1;
 
 /// One job in the file, or one that is remembered as done:
 /// `{"v":1,"id":"…","serial":"…","state":"queued","kind":"fill","payload":"…","created_ms":…,
+/// "pushed_ms":…,
 /// "deadline_ms":…,"due_ms":…,"delay_ms":…,"since_ms":…,"attempts":0,"role":"own"}`.
 ///
 /// Times are milliseconds of the Unix epoch by the wall clock of the moment of writing. Fields that
@@ -33,6 +36,9 @@ pub(crate) struct StoredJob {
     pub(crate) payload: Bytes,
     #[serde(default)]
     pub(crate) created_ms: u64,
+    /// When it was pushed last.
+    #[serde(default)]
+    pub(crate) pushed_ms: u64,
     #[serde(default)]
     pub(crate) deadline_ms: u64,
     #[serde(default)]
@@ -49,14 +55,19 @@ pub(crate) struct StoredJob {
     pub(crate) error: Option<Arc<str>>,
     #[serde(default)]
     pub(crate) role: Role,
+    /// The shared queue's taking in which it was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<Uuid>,
 }
 
-/// Where a job is, as far as that outlives the process: a taken one is queued again.
+/// Where a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum StoredState {
     #[default]
     Queued,
+    /// Whoever worked on it is gone when this is read, so it is due at once.
+    Taken,
     Dead,
     Done,
 }
@@ -86,6 +97,7 @@ impl StoredJob {
             owner: None,
             payload: Bytes::new(),
             created_ms: 0,
+            pushed_ms: 0,
             deadline_ms: 0,
             due_ms: 0,
             delay_ms: 0,
@@ -93,6 +105,7 @@ impl StoredJob {
             attempts: 0,
             error: None,
             role: Role::Own,
+            token: None,
         }
     }
 
@@ -194,7 +207,7 @@ mod tests {
         };
         assert_eq!(
             String::from_utf8(job.to_json()).unwrap(),
-            r#"{"v":1,"id":"unit","serial":"67e55044-10b1-426f-9247-bb680e5fe0c8","state":"queued","kind":"fill","payload":"{}","created_ms":0,"deadline_ms":0,"due_ms":0,"delay_ms":0,"since_ms":0,"attempts":0,"role":"own"}"#
+            r#"{"v":1,"id":"unit","serial":"67e55044-10b1-426f-9247-bb680e5fe0c8","state":"queued","kind":"fill","payload":"{}","created_ms":0,"pushed_ms":0,"deadline_ms":0,"due_ms":0,"delay_ms":0,"since_ms":0,"attempts":0,"role":"own"}"#
         );
         let binary = StoredPayload::new(Bytes::from_static(&[0, 0xff]));
         assert_eq!(

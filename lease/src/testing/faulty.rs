@@ -166,6 +166,11 @@ macro_rules! steering {
     };
 }
 
+// After the macro, which it uses.
+mod queue;
+
+pub use queue::{FaultyQueue, QueueOp};
+
 /// A lease table whose calls go wrong on demand. Subscriptions are the inner table's.
 #[derive(Debug)]
 pub struct FaultyLeases {

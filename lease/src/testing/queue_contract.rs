@@ -133,6 +133,12 @@ impl<'a> Case<'a> {
         taken.expect("the queue answers")
     }
 
+    /// Takes what is due for the owner of jobs, whom only that instance may see.
+    async fn take_own(&self, owner: &str, visibility: Duration) -> Vec<TakenJob> {
+        let taken = self.a.take(owner, 100, visibility).await;
+        taken.expect("the queue answers")
+    }
+
     /// Takes the one job that is due.
     async fn take_one(&self) -> TakenJob {
         let mut taken = self.take().await;

@@ -8,13 +8,20 @@
 //! | `corral:1:{b17}:forced:<token>` | `1`: an operator broke this grant | [`FORCED_TTL`] |
 //! | `corral:1:{b17}:record:<key>` | a record's bytes, as they were set | the record's TTL |
 //! | `corral:1:{b17}:fleet:<name>` | a value that the whole fleet agrees on | 30 days from its last use |
+//! | `corral:1:{b06}:queue:jobs` | HASH of job id → payload, [`StoredPayload`](crate::queue::StoredPayload) | 60 days from its last change |
+//! | `corral:1:{b06}:queue:state` | HASH of job id → what the scripts know of it, in lines | the same |
+//! | `corral:1:{b06}:queue:errors` | HASH of job id → why it failed last | the same |
+//! | `corral:1:{b06}:queue:due` | ZSET of job ids by when they are due, in ms of the server's clock | the same |
+//! | `corral:1:{b06}:queue:taken` | ZSET of job ids by when they come back | the same |
+//! | `corral:1:{b06}:queue:dead` | ZSET of job ids by when they were given up | the same |
+//! | `corral:1:{b06}:queue:done` | ZSET of serials by when they were done or gave way to a later push, for 48 hours | the same |
 //! | channel `corral:1:{b17}:released` | [`EventValue`] | |
 //! | channel `corral:1:{b17}:canary:<id>` | a number | |
 //!
 //! `corral` is the configured prefix. `1` is the version of this table: a change that older
 //! versions would misread takes another number, and the two then share nothing. `{b17}` is one of
 //! [`BUCKETS`] hash tags, chosen by the hash of what stands behind the last colon (of the unit,
-//! for `forced`), so that all keys of one script live in one slot of a Cluster while the release
+//! for `forced`; of `queue`, for all of the queue), so that all keys of one script live in one slot of a Cluster while the release
 //! channels stay few enough for each instance to subscribe to all. Payloads are JSON and carry a
 //! version of their own, `v`; fields that a reader does not know are skipped.
 
@@ -92,6 +99,11 @@ impl Keys {
     pub(crate) fn forced(&self, key: &LeaseKey, token: &LeaseToken) -> String {
         let bucket = bucket(key.as_str());
         self.in_bucket(bucket, KeyKind::Forced.as_str(), &token.to_string())
+    }
+
+    /// Returns the name of a part of the delay queue; all of them lie in one bucket.
+    pub(crate) fn queue(&self, part: &str) -> String {
+        self.in_bucket(bucket("queue"), "queue", part)
     }
 
     /// Returns the release channel of `key`.

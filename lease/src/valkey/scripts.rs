@@ -116,7 +116,7 @@ pub(crate) fn publish_command(cluster: bool) -> &'static str {
 }
 
 impl LeaseScript {
-    fn new(code: String) -> Self {
+    pub(crate) fn new(code: String) -> Self {
         let hash = Script::new(&code).get_hash().to_owned();
         Self { code, hash }
     }

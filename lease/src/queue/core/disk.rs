@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::entry::{Arrival, Entry, Phase, ms};
-use super::{Core, Done};
-use crate::queue::job::{DELAY_MAX, JobId, JobRef, JobSerial, LIFE_MAX, NewJob, clamped_ms};
+use super::{Core, Done, Memory};
+use crate::queue::job::{
+    DELAY_MAX, DoneJob, JobId, JobRef, JobSerial, LIFE_MAX, NewJob, clamped_ms,
+};
 use crate::queue::stored::{StoredJob, StoredState};
 
 /// Changes that are not in the file yet.
@@ -44,9 +46,14 @@ impl Core {
         self.disk.settled >= change
     }
 
-    /// Says whether there is something to write, or nothing was read yet.
+    /// Says whether there is something to write or to wait for.
     pub(crate) fn wants_file(&self) -> bool {
-        self.has_file && (!self.disk.dirty.is_empty() || !self.disk.loaded)
+        self.has_file && (self.disk.settled < self.disk.changes || self.is_behind())
+    }
+
+    /// Says whether the file lacks something that nobody is writing now, or was not read yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.disk.dirty.is_empty() || !self.disk.loaded
     }
 
     /// Says whether the file has told what was in it.
@@ -74,8 +81,10 @@ impl Core {
 
     fn stored_done(&self, seq: u64, now: u64, wall: u64) -> Option<StoredJob> {
         let done = self.done.get(&seq)?;
-        let named = StoredJob::named(done.job.id.as_str(), done.job.serial, StoredState::Done);
+        let JobRef { id, serial } = &done.done.job;
+        let named = StoredJob::named(id.as_str(), *serial, StoredState::Done);
         Some(StoredJob {
+            token: done.done.token,
             since_ms: wall.saturating_sub(now.saturating_sub(done.since)),
             ..named
         })
@@ -139,7 +148,7 @@ impl Core {
             }
         }
         for done in done.into_values() {
-            self.note_done(done.since, done.job);
+            self.note_done(done.since, done.done);
         }
         bad
     }
@@ -149,11 +158,19 @@ impl Core {
             return false;
         };
         let serial = job.serial.unwrap_or_else(JobSerial::random);
+        if job.state == StoredState::Done && self.memory == Memory::Nothing {
+            // There was a shared queue to be told, and there is none any more.
+            self.touch(seq);
+            return true;
+        }
         if job.state == StoredState::Done {
             self.done_serials.insert(serial, seq);
             let since = now.saturating_sub(wall.saturating_sub(job.since_ms));
-            let job = JobRef { id, serial };
-            self.done.insert(seq, Done { job, since });
+            let done = DoneJob {
+                job: JobRef { id, serial },
+                token: job.token,
+            };
+            self.done.insert(seq, Done { done, since });
             return true;
         }
         // Whatever became of the wall clock, a job waits no longer than it once had to, and is
@@ -175,17 +192,28 @@ impl Core {
         let mut entry = Entry::new(now, &new, job.role, false);
         let age = wall.saturating_sub(job.created_ms);
         entry.created = now.saturating_sub(age.min(clamped_ms(LIFE_MAX, LIFE_MAX)));
+        let ago = |then: u64| now.saturating_sub(wall.saturating_sub(then));
+        // A version that knew of one push only meant the first.
+        entry.pushed = ago(job.pushed_ms.max(job.created_ms)).max(entry.created);
         entry.delay = delay;
         entry.attempts = job.attempts;
         entry.error = job.error;
-        if job.state == StoredState::Dead {
-            let since = now.saturating_sub(wall.saturating_sub(job.since_ms));
-            entry.phase = Phase::Dead { since };
-        } else if job.due_ms < wall {
+        match job.state {
+            StoredState::Dead => {
+                let since = ago(job.since_ms);
+                entry.phase = Phase::Dead { since };
+            }
+            StoredState::Taken => {
+                entry.phase = Phase::Queued { due: now };
+                // That is not to be said of it again.
+                self.touch(seq);
+            }
             // Among those that are due, the order stays.
-            entry.phase = Phase::Queued {
-                due: now.saturating_sub(wall - job.due_ms),
-            };
+            _ if job.due_ms < wall => {
+                let due = ago(job.due_ms);
+                entry.phase = Phase::Queued { due };
+            }
+            _ => {}
         }
         self.bytes += entry.bytes();
         self.ids.insert(entry.id.clone(), seq);
@@ -210,8 +238,7 @@ fn stored(entry: &Entry, now: u64, wall: u64) -> StoredJob {
     };
     let (state, due, since) = match entry.phase {
         Phase::Arriving { due } | Phase::Queued { due } => (StoredState::Queued, due, 0),
-        // Whoever had it is gone when this is read.
-        Phase::Taken { .. } => (StoredState::Queued, now, 0),
+        Phase::Taken { .. } => (StoredState::Taken, now, 0),
         Phase::Dead { since } => (StoredState::Dead, now, wall_of(since)),
     };
     StoredJob {
@@ -219,6 +246,7 @@ fn stored(entry: &Entry, now: u64, wall: u64) -> StoredJob {
         owner: entry.owner.clone(),
         payload: entry.payload.clone(),
         created_ms: wall_of(entry.created),
+        pushed_ms: wall_of(entry.pushed),
         deadline_ms: wall_of(entry.deadline),
         due_ms: wall_of(due),
         delay_ms: entry.delay,

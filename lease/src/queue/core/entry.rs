@@ -22,6 +22,8 @@ pub(super) struct Entry {
     pub(super) payload: Bytes,
     pub(super) owner: Option<Arc<str>>,
     pub(super) created: u64,
+    /// When it was pushed last, as the push that it stands for.
+    pub(super) pushed: u64,
     pub(super) deadline: u64,
     /// The delay that was asked for last.
     pub(super) delay: u64,
@@ -34,6 +36,17 @@ pub(super) struct Entry {
     pub(super) role: Role,
     /// Where pushes wait to hear whether it got into the file.
     pub(super) arrival: Option<Arrival>,
+}
+
+/// Which jobs are given to workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Serving {
+    /// Those that the shared queue does not serve.
+    Own,
+    /// Those that it would serve too, and got from here: it is away.
+    Alone,
+    /// All of them: there is no shared queue, whatever was there when they were written.
+    All,
 }
 
 /// What becomes of a job on its way into the file: whether it is there, once that is known.
@@ -64,6 +77,7 @@ impl Entry {
             payload: Bytes::copy_from_slice(&job.payload),
             owner: job.owner.clone(),
             created: now,
+            pushed: now,
             deadline: now + clamped_ms(job.deadline_in, LIFE_MAX),
             delay,
             attempts: 0,
@@ -92,12 +106,12 @@ impl Entry {
         }
     }
 
-    /// Says whether `worker` may take it; `alone`: while the shared queue is away.
-    pub(super) fn may_take(&self, worker: &str, alone: bool) -> bool {
+    /// Says whether `worker` may take it.
+    pub(super) fn may_take(&self, worker: &str, serving: Serving) -> bool {
         let serves = match self.role {
             Role::Own => true,
-            Role::Primary => alone,
-            Role::Backup => false,
+            Role::Primary => serving != Serving::Own,
+            Role::Backup => serving == Serving::All,
         };
         serves && self.owner.as_deref().is_none_or(|owner| owner == worker)
     }
@@ -185,6 +199,7 @@ impl Entry {
                 deadline_in: ms(self.deadline.saturating_sub(now)),
             },
             age: ms(now.saturating_sub(self.created)),
+            pushed_ago: ms(now.saturating_sub(self.pushed)),
             attempts: self.attempts,
             last_error: self.error.clone(),
             dead: matches!(self.phase, Phase::Dead { .. }),

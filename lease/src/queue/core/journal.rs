@@ -5,7 +5,7 @@ use std::ops::Bound;
 use super::Core;
 use super::entry::{Entry, Phase};
 use crate::queue::answers::{Pushed, Review};
-use crate::queue::job::{Backup, DELAY_MAX, JobId, JobRef, JobSerial, NewJob, clamped_ms};
+use crate::queue::job::{Backup, DELAY_MAX, DoneJob, JobId, JobRef, JobSerial, NewJob, clamped_ms};
 use crate::queue::stored::Role;
 
 /// A job of the journal, as the reconciliation with the shared queue sees it.
@@ -111,9 +111,8 @@ impl Core {
             return;
         };
         let entry = &self.entries[&seq];
-        let before = entry.phase;
         let dies = matches!(phase, Phase::Dead { .. });
-        let dead = matches!(before, Phase::Dead { .. });
+        let dead = matches!(entry.phase, Phase::Dead { .. });
         if !entry.rests() {
             return;
         }
@@ -123,14 +122,10 @@ impl Core {
         };
         let changes = dies != dead || entry.attempts != attempts || entry.role != role;
         if !(dies && dead) {
-            // The file need not follow every change of a due time.
-            self.index(before, seq, false);
-            self.index(phase, seq, true);
+            // Not every change of a due time is worth a write.
+            self.shift(seq, phase);
         }
         if let Some(entry) = self.entries.get_mut(&seq) {
-            if !(dies && dead) {
-                entry.phase = phase;
-            }
             entry.attempts = attempts;
             entry.role = role;
         }
@@ -141,20 +136,20 @@ impl Core {
     }
 
     /// Remembers that the shared queue must be told that a job is done.
-    pub(crate) fn owe(&mut self, now: u64, job: JobRef) {
-        self.note_done(now, job);
+    pub(crate) fn owe(&mut self, now: u64, done: DoneJob) {
+        self.note_done(now, done);
     }
 
     /// Returns some of what the shared queue must be told, the oldest first.
-    pub(crate) fn owed(&self, limit: usize) -> Vec<JobRef> {
+    pub(crate) fn owed(&self, limit: usize) -> Vec<DoneJob> {
         let owed = self.done.values().take(limit);
-        owed.map(|done| done.job.clone()).collect()
+        owed.map(|done| done.done.clone()).collect()
     }
 
     /// Forgets what the shared queue was told.
-    pub(crate) fn paid(&mut self, jobs: &[JobRef]) {
-        for job in jobs {
-            if let Some(seq) = self.done_serials.remove(&job.serial) {
+    pub(crate) fn paid(&mut self, told: &[DoneJob]) {
+        for done in told {
+            if let Some(seq) = self.done_serials.remove(&done.job.serial) {
                 self.done.remove(&seq);
                 self.touch(seq);
             }

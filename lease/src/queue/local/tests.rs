@@ -1,7 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod disk;
-mod setup;
+mod killed;
+pub(crate) mod setup;
 
 use super::*;
 use crate::testing::queue_contract;

@@ -1,7 +1,7 @@
 //! What a journal asks and brings back.
 
 use super::*;
-use crate::{Backup, JobRef, JobSerial, Restored, Review};
+use crate::{Backup, DoneJob, JobRef, JobSerial, Restored, Review};
 
 fn to_ref(job: &NewJob) -> JobRef {
     JobRef {
@@ -14,6 +14,7 @@ fn backup(job: NewJob) -> Backup {
     Backup {
         job,
         age: Duration::ZERO,
+        pushed_ago: Duration::ZERO,
         attempts: 0,
         last_error: None,
         dead: false,
@@ -70,20 +71,32 @@ pub(super) async fn a_push_is_known_wherever_it_is(case: &Case<'_>) {
 }
 
 pub(super) async fn another_push_of_the_id_is_told_apart(case: &Case<'_>) {
-    let (first, second) = (job("unit"), job("unit"));
+    let (earlier, first, later) = (job("unit"), job("unit"), job("unit"));
     case.a.push(&first).await.expect("the queue answers");
-    let other = Review::Other {
-        serial: first.serial,
+    let other = |job: &NewJob| Review::Other { serial: job.serial };
+    assert_eq!(case.review(&later).await, other(&first));
+    // Which was pushed later decides, not which comes later.
+    let copy = Backup {
+        pushed_ago: LONG,
+        ..backup(earlier.clone())
     };
-    assert_eq!(case.review(&second).await, other);
-    let restored = case.restore(&backup(second.clone())).await;
-    assert_eq!(restored, Restored::Known(other));
-    case.a
-        .finish(&[to_ref(&second)])
-        .await
-        .expect("the queue answers");
-    assert!(matches!(case.review(&first).await, Review::Queued { .. }));
-    assert_eq!(case.take_one().await.info.serial, first.serial);
+    assert_eq!(case.restore(&copy).await, Restored::Known(other(&first)));
+    case.setup.pass(Duration::from_millis(5)).await;
+    let restored = case.restore(&backup(later.clone())).await;
+    assert!(
+        matches!(restored, Restored::Known(Review::Queued { .. })),
+        "{restored:?}"
+    );
+    assert_eq!(case.review(&first).await, other(&later));
+    // The end of an earlier push is not the end of the latest.
+    let done = [to_ref(&first).into(), to_ref(&earlier).into()];
+    case.a.finish(&done).await.expect("the queue answers");
+    let taken = case.take_one().await;
+    assert_eq!(taken.info.serial, later.serial);
+    // What is being worked on stands for what it stood for when that began.
+    case.setup.pass(Duration::from_millis(5)).await;
+    let restored = case.restore(&backup(job("unit"))).await;
+    assert_eq!(restored, Restored::Known(other(&later)));
 }
 
 // fault: 21
@@ -95,6 +108,7 @@ pub(super) async fn a_lost_job_is_brought_back(case: &Case<'_>) {
             ..job("unit")
         },
         age: LONG,
+        pushed_ago: LONG,
         attempts: 3,
         last_error: Some(Arc::from("no route")),
         dead: false,
@@ -179,12 +193,25 @@ pub(super) async fn what_is_finished_is_gone(case: &Case<'_>) {
     let (waiting, gone) = (job("waiting"), job("gone"));
     case.a.push(&waiting).await.expect("the queue answers");
     let refs = [to_ref(&waiting), to_ref(&gone)];
-    case.a.finish(&refs).await.expect("the queue answers");
+    let done = refs.clone().map(DoneJob::from);
+    case.a.finish(&done).await.expect("the queue answers");
     case.a.finish(&[]).await.expect("the queue answers");
     assert_eq!(case.take().await, []);
-    let done = |review: &Review| matches!(review, Review::Done | Review::Unknown);
+    let is_done = |review: &Review| matches!(review, Review::Done | Review::Unknown);
     let reviews = case.b.review(&refs).await.expect("the queue answers");
-    assert!(reviews.iter().all(done), "{reviews:?}");
+    assert!(reviews.iter().all(is_done), "{reviews:?}");
+    // What somebody works on is left to them, unless it is who says so.
+    let taken = job("taken");
+    case.a.push(&taken).await.expect("the queue answers");
+    let receipt = case.take_one().await.receipt;
+    let done = [to_ref(&taken).into()];
+    case.a.finish(&done).await.expect("the queue answers");
+    assert!(matches!(case.review(&taken).await, Review::Taken { .. }));
+    let done = [DoneJob::from(&receipt)];
+    case.a.finish(&done).await.expect("the queue answers");
+    assert_eq!(case.get("taken").await, None);
+    let ack = case.a.ack(&receipt).await;
+    assert_eq!(ack.expect("the queue answers"), Settled::Stale);
     // So is what was acknowledged or dropped; a queue may forget it, but never shows it as there.
     let acked = job("acked");
     case.a.push(&acked).await.expect("the queue answers");
@@ -197,7 +224,7 @@ pub(super) async fn what_is_finished_is_gone(case: &Case<'_>) {
         .await
         .expect("the queue answers");
     for job in [&acked, &dropped] {
-        assert!(done(&case.review(job).await), "{:?}", job.id);
+        assert!(is_done(&case.review(job).await), "{:?}", job.id);
     }
     // The same id under another serial is another job.
     let again = NewJob {

@@ -28,7 +28,7 @@ pub(super) async fn a_dead_job_gets_another_life(case: &Case<'_>) {
     assert!(left <= LONG && left + case.while_ > LONG, "{left:?}");
 }
 
-// acceptance: A22
+// acceptance: A23
 pub(super) async fn the_oldest_dead_leaves(case: &Case<'_>) {
     let limits = QueueLimits {
         dead_max: 2,

@@ -195,14 +195,15 @@ pub(super) async fn only_the_owner_takes_a_job(case: &Case<'_>) {
     let taken = case.b.take("other", 1, LONG).await.expect("it answers");
     assert_eq!(ids(&taken), ["free"]);
     assert_eq!(case.take_as("other", LONG).await, []);
-    let due = case.b.next_due("one").await.expect("it answers");
+    assert_eq!(case.take_own("other", LONG).await, []);
+    let due = case.a.next_due("one").await.expect("it answers");
     assert_eq!(due, Some(Duration::ZERO));
-    let taken = case.take_as("one", case.while_).await;
+    let taken = case.take_own("one", case.while_).await;
     assert_eq!(taken.len(), 5);
     assert_eq!(taken[0].info.owner.as_deref(), Some("one"));
     case.setup.pass(case.while_).await;
     assert_eq!(case.take_as("other", LONG).await, []);
-    assert_eq!(case.take_as("one", LONG).await.len(), 5);
+    assert_eq!(case.take_own("one", LONG).await.len(), 5);
 }
 
 pub(super) async fn the_next_due_time_is_known(case: &Case<'_>) {

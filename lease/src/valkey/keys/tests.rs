@@ -28,6 +28,7 @@ fn the_layout_is_as_documented() {
         "corral:1:{b09}:forced:67e55044-10b1-426f-9247-bb680e5fe0c8"
     );
     assert_eq!(keys.channel(&key), "corral:1:{b09}:released");
+    assert_eq!(keys.queue("due"), "corral:1:{b06}:queue:due");
     assert_eq!(keys.canary(7, "x"), "corral:1:{b07}:canary:x");
     assert_eq!(
         to_json(&LeaseValue::new(token, &holder(Some("10.0.0.1:7")), 6_000)),

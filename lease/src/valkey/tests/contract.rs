@@ -14,7 +14,7 @@ const TTL: Duration = Duration::from_millis(600);
 
 /// Two instances on one server, with a key prefix of their own for each case.
 #[derive(Debug)]
-struct OnServer {
+pub(super) struct OnServer {
     server: TestServer,
     /// User and password, as in a URL: `user:password@`.
     login: &'static str,
@@ -22,7 +22,7 @@ struct OnServer {
 }
 
 impl OnServer {
-    async fn new(kind: ServerKind) -> Self {
+    pub(super) async fn new(kind: ServerKind) -> Self {
         Self {
             server: TestServer::start(kind).await,
             login: "",
@@ -31,7 +31,7 @@ impl OnServer {
     }
 
     /// On a server that runs no scripts for us.
-    async fn without_scripts(kind: ServerKind) -> Self {
+    pub(super) async fn without_scripts(kind: ServerKind) -> Self {
         let setup = Self {
             login: "noscript:secret@",
             ..Self::new(kind).await
@@ -41,7 +41,7 @@ impl OnServer {
         setup
     }
 
-    async fn instances(&self) -> [Valkey; 2] {
+    pub(super) async fn instances(&self) -> [Valkey; 2] {
         let case = self.cases.fetch_add(1, Ordering::Relaxed);
         let port = self.server.port();
         let url = format!("redis://{}127.0.0.1:{port}", self.login);

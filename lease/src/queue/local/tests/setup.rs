@@ -8,10 +8,10 @@ use crate::testing::QueueSetup;
 
 /// A folder that goes with the test.
 #[derive(Debug)]
-pub(super) struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("corral-queue-{}-{number}", std::process::id());
@@ -20,16 +20,16 @@ impl Folder {
         Self(path)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    pub(super) fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.0.join("queue.redb")
     }
 
     /// Returns the names of what is in it, in order.
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let names = std::fs::read_dir(&self.0).unwrap();
         let mut names: Vec<_> = names
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -47,14 +47,14 @@ impl Drop for Folder {
 
 /// Queues on a clock that is moved by hand.
 #[derive(Debug)]
-pub(super) struct Local {
+pub(crate) struct Local {
     clock: ManualClock,
     folder: Option<Folder>,
     cases: AtomicU32,
 }
 
 impl Local {
-    pub(super) fn in_memory() -> Self {
+    pub(crate) fn in_memory() -> Self {
         Self {
             clock: ManualClock::new(),
             folder: None,
@@ -62,7 +62,7 @@ impl Local {
         }
     }
 
-    pub(super) fn in_files() -> Self {
+    pub(crate) fn in_files() -> Self {
         Self {
             folder: Some(Folder::new()),
             ..Self::in_memory()
@@ -78,7 +78,7 @@ impl QueueSetup for Local {
         let queue = match &self.folder {
             Some(folder) => {
                 let path = folder.path().join(format!("{case}.redb"));
-                LocalQueue::open_journal(path, limits, clock).await
+                LocalQueue::open(path, limits, clock).await
             }
             None => LocalQueue::in_memory(limits, clock),
         };
@@ -94,7 +94,7 @@ impl QueueSetup for Local {
     }
 }
 
-pub(super) fn job(id: &str) -> NewJob {
+pub(crate) fn job(id: &str) -> NewJob {
     let payload = bytes::Bytes::from_static(b"{\"v\":1}");
     NewJob::new(JobId::new(id).unwrap(), "fill", payload)
 }

@@ -1,0 +1,165 @@
+#![allow(clippy::unwrap_used)]
+use proptest::prelude::*;
+
+use super::*;
+use crate::queue::job::JobSerial;
+use crate::queue::local::tests::setup::Folder;
+use crate::queue::stored::StoredState;
+
+const NOW: Duration = Duration::from_millis(1_700_000_000_000);
+
+fn stored(id: &str) -> StoredJob {
+    StoredJob::named(id, JobSerial::random(), StoredState::Queued)
+}
+
+fn filled(folder: &Folder, jobs: u64) -> QueueFile {
+    let mut file = QueueFile::new(folder.file());
+    assert!(file.open(NOW).unwrap().jobs.is_empty());
+    let entries: Vec<_> = (1..=jobs)
+        .map(|seq| (seq, Some(stored(&format!("unit{seq}")))))
+        .collect();
+    file.write(&entries).unwrap();
+    file
+}
+
+fn opened(folder: &Folder) -> Opened {
+    QueueFile::new(folder.file()).open(NOW).unwrap()
+}
+
+#[test]
+fn what_was_written_is_read() {
+    let folder = Folder::new();
+    let mut file = filled(&folder, 3);
+    let changed = StoredJob {
+        attempts: 4,
+        ..stored("unit2")
+    };
+    file.write(&[(1, None), (2, Some(changed.clone())), (9, None)])
+        .unwrap();
+    file.close();
+    let opened = opened(&folder);
+    assert_eq!(opened.jobs.len(), 2);
+    assert_eq!(opened.jobs[0], (2, changed));
+    assert_eq!(opened.jobs[1].0, 3);
+    assert_eq!((opened.unreadable, opened.set_aside), (0, None));
+}
+
+#[test]
+fn one_process_has_the_file() {
+    let folder = Folder::new();
+    let mut first = filled(&folder, 1);
+    let mut second = QueueFile::new(folder.file());
+    let error = second.open(NOW).unwrap_err();
+    assert!(matches!(error, FileError::InUse), "{error}");
+    first.write(&[(2, Some(stored("unit2")))]).unwrap();
+    first.close();
+    assert_eq!(second.open(NOW).unwrap().jobs.len(), 2);
+    assert_eq!(folder.names(), ["queue.redb"]);
+}
+
+#[test]
+fn a_newer_format_is_moved_aside() {
+    let folder = Folder::new();
+    filled(&folder, 1).close();
+    let database = Builder::new().open(folder.file()).unwrap();
+    let writing = database.begin_write().unwrap();
+    writing
+        .open_table(META)
+        .unwrap()
+        .insert("format", FORMAT + 1)
+        .unwrap();
+    writing.commit().unwrap();
+    drop(database);
+    let opened = opened(&folder);
+    assert!(opened.jobs.is_empty());
+    let (aside, reason) = opened.set_aside.unwrap();
+    assert!(reason.contains("format is 2"), "{reason}");
+    assert!(aside.ends_with("queue.redb.corrupt-1700000000000"));
+    assert_eq!(
+        folder.names(),
+        ["queue.redb", "queue.redb.corrupt-1700000000000"]
+    );
+}
+
+#[test]
+fn an_entry_that_means_nothing_stays_and_hides_nothing() {
+    let folder = Folder::new();
+    let mut file = filled(&folder, 2);
+    let database = file.database.as_ref().unwrap();
+    let writing = database.begin_write().unwrap();
+    writing
+        .open_table(JOBS)
+        .unwrap()
+        .insert(7, b"\xff".as_slice())
+        .unwrap();
+    writing.commit().unwrap();
+    file.close();
+    for _ in 0..2 {
+        let opened = opened(&folder);
+        assert_eq!((opened.jobs.len(), opened.unreadable), (2, 1));
+    }
+}
+
+#[test]
+fn other_files_are_moved_aside_one_by_one() {
+    let folder = Folder::new();
+    for n in 1..=3 {
+        std::fs::write(
+            folder.file(),
+            "no database of ours, but long enough to be read",
+        )
+        .unwrap();
+        let opened = opened(&folder);
+        assert!(opened.jobs.is_empty() && opened.set_aside.is_some());
+        assert_eq!(folder.names().len(), n + 1, "nothing is overwritten");
+    }
+    // An empty file is what a process leaves that was killed at the very beginning.
+    std::fs::write(folder.file(), "").unwrap();
+    assert_eq!(opened(&folder).set_aside, None);
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_an_error() {
+    let folder = Folder::new();
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let mut file = QueueFile::new(folder.path().join("file/queue.redb"));
+    assert!(matches!(file.open(NOW), Err(FileError::Io(_))));
+    std::fs::create_dir(folder.file()).unwrap();
+    let mut file = QueueFile::new(folder.file());
+    assert!(matches!(file.open(NOW), Err(FileError::Io(_))));
+    assert_eq!(folder.names(), ["file", "queue.redb"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    // Damage of any kind, anywhere: the file is used as far as it is whole, or moved aside.
+    #[test]
+    fn a_damaged_file_never_stops_the_start(
+        at in any::<prop::sample::Index>(),
+        bytes in prop::collection::vec(any::<u8>(), 1..600),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let folder = Folder::new();
+        filled(&folder, 20).close();
+        let mut content = std::fs::read(folder.file()).unwrap();
+        let at = at.index(content.len());
+        for (byte, new) in content[at..].iter_mut().zip(&bytes) {
+            *byte = *new;
+        }
+        if let Some(cut) = cut {
+            content.truncate(cut.index(content.len()));
+        }
+        std::fs::write(folder.file(), &content).unwrap();
+        let mut file = QueueFile::new(folder.file());
+        let opened = file.open(NOW).unwrap();
+        prop_assert!(opened.jobs.len() <= 20);
+        if let Some((aside, _)) = &opened.set_aside {
+            prop_assert_eq!(std::fs::read(aside).unwrap().len(), content.len());
+        }
+        file.write(&[(99, Some(stored("new")))]).unwrap();
+        file.close();
+        let jobs = self::opened(&folder).jobs;
+        prop_assert!(jobs.iter().any(|(seq, _)| *seq == 99));
+    }
+}
