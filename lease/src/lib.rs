@@ -49,8 +49,8 @@ pub use observer::{LeaseObserver, LostReason, NoObserver, ReleaseEnd};
 pub use queue::{
     Backup, Changed, DELAY_MAX, DelayQueue, DoneJob, FileHealth, JOB_ERROR_BYTES_MAX,
     JOB_PAYLOAD_BYTES_MAX, JobId, JobInfo, JobPage, JobQuery, JobRef, JobSerial, JobState, JobView,
-    LIFE_MAX, LocalQueue, NewJob, Pushed, QueueLimits, QueueStats, Receipt, Restored, Review,
-    Settled, TakenJob, VISIBILITY_MAX,
+    JournalHealth, JournaledQueue, LIFE_MAX, LocalQueue, NewJob, Pushed, QueueLimits, QueueStats,
+    Receipt, Restored, Review, Settled, TakenJob, VISIBILITY_MAX,
 };
 pub use records::{
     RECORD_KEY_BYTES_MAX, Record, RecordEntry, RecordPage, Records, check_record_key,

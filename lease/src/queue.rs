@@ -11,6 +11,7 @@ mod core;
 mod delay_queue;
 mod file;
 mod job;
+mod journaled;
 mod local;
 mod stored;
 
@@ -23,5 +24,6 @@ pub use job::{
     JobSerial, LIFE_MAX, NewJob, QueueLimits, Receipt, TakenJob, VISIBILITY_MAX,
 };
 pub(crate) use job::{bounded_error, check_name, clamped_ms};
+pub use journaled::{JournalHealth, JournaledQueue};
 pub use local::{FileHealth, LocalQueue};
 pub(crate) use stored::StoredPayload;

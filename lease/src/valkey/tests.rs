@@ -8,6 +8,7 @@ mod layout;
 mod observed;
 mod odd;
 mod outages;
+mod queue;
 mod releases;
 mod ring;
 mod topologies;

@@ -289,19 +289,13 @@ proptest! {
                     }
                     prop_assert_eq!(core.ack(now, &receipt) == Settled::Settled, mine);
                 }
-                Op::Extend(n, visibility) => {
-                    if let Some(receipt) = receipt(n) {
-                        model.bring_back(now);
-                        let mine = model.held(&receipt).map(|job| {
-                            if !matches!(job.at, At::Taken(_)) {
-                                                }
-                            job.at = At::Taken(now + visibility);
-                        });
-                        // So that both agree on when it came back.
-                        core.bring_back(now);
-                        let settled = core.extend(now, &receipt, ms(visibility));
-                        prop_assert_eq!(settled == Settled::Settled, mine.is_some());
-                    }
+                Op::Extend(n, visibility) => if let Some(receipt) = receipt(n) {
+                    model.bring_back(now);
+                    let mine = model.held(&receipt).map(|job| job.at = At::Taken(now + visibility));
+                    // So that both agree on when it came back.
+                    core.bring_back(now);
+                    let settled = core.extend(now, &receipt, ms(visibility));
+                    prop_assert_eq!(settled == Settled::Settled, mine.is_some());
                 }
                 Op::Retry(n, due_in) => if let Some(receipt) = receipt(n) {
                     let mine = model.held(&receipt).map(|job| {

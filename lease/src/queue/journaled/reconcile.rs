@@ -1,0 +1,156 @@
+//! Holding the journal against the shared queue.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures::{StreamExt, stream};
+use rand::Rng;
+
+use super::{Inner, RECONCILE_EVERY, RECONCILE_RETRY_EVERY};
+use crate::LeaseError;
+use crate::queue::answers::{Restored, Review};
+use crate::queue::core::Mirror;
+use crate::queue::job::JobRef;
+use crate::queue::stored::Role;
+use crate::sync::lock;
+
+/// How many jobs are asked for in one call.
+const BATCH: usize = 200;
+/// How many jobs are put back side by side.
+const RESTORES_MAX: usize = 16;
+
+/// Reconciles until the task is aborted.
+pub(super) async fn run(inner: Arc<Inner>) {
+    loop {
+        let pause = match inner.reconcile().await {
+            Ok(()) => {
+                // A fleet must not ask in step.
+                let factor = rand::rng().random_range(0.9..=1.1);
+                RECONCILE_EVERY.mul_f64(factor)
+            }
+            Err(error) => {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the journal was not held against the shared queue",
+                );
+                RECONCILE_RETRY_EVERY
+            }
+        };
+        tokio::select! {
+            () = inner.reconcile.notified() => {}
+            () = inner.clock.sleep(pause) => {}
+        }
+    }
+}
+
+impl Inner {
+    /// Holds the whole journal against the shared queue. Cancelled or failed in between, it leaves
+    /// the rest for the next time.
+    pub(super) async fn reconcile(&self) -> Result<(), LeaseError> {
+        self.tell().await?;
+        let (mut after, mut restored) = (None, 0);
+        loop {
+            let mut mirrors = {
+                let mut core = self.journal.core();
+                core.mirrors(self.journal.now(), after.as_ref(), BATCH)
+            };
+            let Some(last) = mirrors.last() else {
+                break;
+            };
+            after = Some(last.job.id.clone());
+            {
+                let on_the_way = lock(&self.on_the_way);
+                mirrors.retain(|mirror| !on_the_way.contains(&mirror.job.serial));
+            }
+            let refs: Vec<JobRef> = mirrors.iter().map(|mirror| mirror.job.clone()).collect();
+            let reviews = self.heard(self.shared.review(&refs).await)??;
+            if reviews.len() != refs.len() {
+                return Err(LeaseError::Protocol {
+                    doing: "review jobs".to_owned(),
+                    detail: "not as many answers as questions".to_owned(),
+                });
+            }
+            let pairs: Vec<_> = mirrors.into_iter().zip(reviews).collect();
+            let settling = pairs
+                .into_iter()
+                .map(|(mirror, review)| self.compare(mirror, review));
+            let mut settling = stream::iter(settling).buffer_unordered(RESTORES_MAX);
+            while let Some(settled) = settling.next().await {
+                restored += u64::from(settled?);
+            }
+        }
+        self.journal.flush().await;
+        if restored > 0 {
+            tracing::warn!(
+                queue.restored = restored,
+                "the shared queue had lost jobs, which were put there again",
+            );
+        }
+        Ok(())
+    }
+
+    /// Tells the shared queue what was done or dropped without it.
+    async fn tell(&self) -> Result<(), LeaseError> {
+        loop {
+            let owed = self.journal.core().owed(BATCH);
+            if owed.is_empty() {
+                return Ok(());
+            }
+            self.heard(self.shared.finish(&owed).await)??;
+            self.journal.core().paid(&owed);
+        }
+    }
+
+    /// Settles what the two queues say of one push; says whether the shared one had lost it.
+    async fn compare(&self, mirror: Mirror, review: Review) -> Result<bool, LeaseError> {
+        let Mirror { job, role } = mirror;
+        match (role, review) {
+            (_, Review::Done) => {
+                self.journal.core().forget(&job);
+                Ok(false)
+            }
+            (_, Review::Unknown | Review::Other { .. }) | (Role::Own, Review::Queued { .. }) => {
+                let lost = self.put(&job).await?;
+                let lost = lost && role != Role::Own;
+                self.restored.fetch_add(u64::from(lost), Ordering::Relaxed);
+                Ok(lost)
+            }
+            (_, Review::Queued { .. } | Review::Taken { .. } | Review::Dead { .. }) => {
+                let now = self.journal.now();
+                self.journal.core().follow(now, &job, review);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Puts a job of the journal into the shared queue; says whether it was not there.
+    async fn put(&self, job: &JobRef) -> Result<bool, LeaseError> {
+        let now = self.journal.now();
+        let Some(backup) = self.journal.core().backup(now, job) else {
+            // It was done meanwhile.
+            return Ok(false);
+        };
+        match self.heard(self.shared.restore(&backup).await)?? {
+            Restored::Added => {
+                self.journal.core().set_role(job, Role::Primary);
+                Ok(true)
+            }
+            Restored::Known(Review::Done) => {
+                self.journal.core().forget(job);
+                Ok(false)
+            }
+            Restored::Known(Review::Other { serial }) => {
+                self.journal.core().rename(job, serial, Role::Backup);
+                Ok(false)
+            }
+            Restored::Known(review) => {
+                self.journal.core().follow(now, job, review);
+                Ok(false)
+            }
+            Restored::Full => {
+                self.journal.core().set_role(job, Role::Own);
+                Ok(false)
+            }
+        }
+    }
+}
