@@ -11,10 +11,9 @@ pub enum Pushed {
     /// It is in the queue.
     Queued,
     /// A job of this id is there. If it waits, it stands for this push from now on, and has the
-    /// earlier of the two due times; if it is being worked on, that is taken to serve this push
-    /// too.
+    /// earlier of the two due times; if it is being worked on, it does so once that has failed.
     AlreadyQueued {
-        /// The push that the job stands for.
+        /// The push that the job stands for, or will.
         serial: JobSerial,
     },
     /// A job of this id was given up and stays so until somebody requeues or drops it.
@@ -167,6 +166,12 @@ pub enum Review {
     },
     /// Nothing is known of it.
     Unknown,
+}
+
+impl Review {
+    pub(crate) fn is_other(self) -> bool {
+        matches!(self, Self::Other { .. })
+    }
 }
 
 /// The answer to bringing a job back.

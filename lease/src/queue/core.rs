@@ -8,6 +8,7 @@
 mod disk;
 mod entry;
 mod journal;
+mod restore;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,13 +18,13 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub(super) use entry::Serving;
-use entry::{Entry, Phase};
+use entry::{Entry, Next, Phase};
 pub(super) use journal::Mirror;
 
-use super::answers::{Changed, Pushed, Restored, Review, Settled};
+use super::answers::{Changed, Pushed, Settled};
 use super::job::{
-    Backup, DELAY_MAX, DoneJob, JobId, JobRef, JobSerial, LIFE_MAX, NewJob, QueueLimits, Receipt,
-    TakenJob, VISIBILITY_MAX, bounded_error, clamped_ms,
+    DELAY_MAX, DoneJob, JobId, JobRef, JobSerial, NewJob, QueueLimits, Receipt, TakenJob,
+    VISIBILITY_MAX, bounded_error, clamped_ms,
 };
 use super::stored::Role;
 use crate::PAGE_LIMIT_MAX;
@@ -103,11 +104,22 @@ impl Core {
 
     fn push_again(&mut self, now: u64, seq: u64, job: &NewJob) -> Pushed {
         let entry = &self.entries[&seq];
-        let serial = entry.serial;
         let other = now + clamped_ms(job.due_in, DELAY_MAX);
+        let again = Pushed::AlreadyQueued { serial: job.serial };
+        let next = Next {
+            serial: job.serial,
+            pushed: now,
+        };
         let phase = match entry.phase {
-            Phase::Dead { .. } => return Pushed::Dead { serial },
-            Phase::Taken { .. } => return Pushed::AlreadyQueued { serial },
+            Phase::Dead { .. } => {
+                return Pushed::Dead {
+                    serial: entry.serial,
+                };
+            }
+            Phase::Taken { .. } => {
+                self.wait_for(seq, next);
+                return again;
+            }
             Phase::Queued { due } => Phase::Queued {
                 due: due.min(other),
             },
@@ -115,21 +127,38 @@ impl Core {
                 due: due.min(other),
             },
         };
-        self.stand_for(now, seq, job.serial, now);
+        self.stand_for(now, seq, next);
         self.enter(seq, phase);
-        Pushed::AlreadyQueued { serial: job.serial }
+        again
     }
 
     /// Makes a job stand for a later push: whatever ends an earlier one does not end this.
-    fn stand_for(&mut self, now: u64, seq: u64, serial: JobSerial, pushed: u64) {
+    fn stand_for(&mut self, now: u64, seq: u64, next: Next) {
         let Some(entry) = self.entries.get_mut(&seq) else {
             return;
         };
         let earlier = entry.to_ref();
-        entry.serial = serial;
-        entry.pushed = pushed;
-        if self.memory == Memory::Over && earlier.serial != serial {
+        entry.serial = next.serial;
+        entry.pushed = next.pushed;
+        entry.next = None;
+        if self.memory == Memory::Over && earlier.serial != next.serial {
             self.note_done(now, earlier.into());
+        }
+    }
+
+    /// Keeps a push that came while somebody works on the job: success serves it too, and after a
+    /// failure the job stands for it.
+    fn wait_for(&mut self, seq: u64, next: Next) {
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            entry.next = Some(next);
+            self.touch(seq);
+        }
+    }
+
+    /// Draws the conclusion from the end of an attempt that was none of the job.
+    fn come_back(&mut self, now: u64, seq: u64) {
+        if let Some(next) = self.entries.get(&seq).and_then(|entry| entry.next) {
+            self.stand_for(now, seq, next);
         }
     }
 
@@ -167,6 +196,7 @@ impl Core {
     /// Makes those wait again whose worker was too slow; its receipt stays good until the next one.
     fn bring_back(&mut self, now: u64) {
         while let Some((until, seq)) = self.taken.first().copied().filter(|(at, _)| *at <= now) {
+            self.come_back(now, seq);
             self.enter(seq, Phase::Queued { due: until });
         }
     }
@@ -197,7 +227,7 @@ impl Core {
     ) -> Settled {
         let error = bounded_error(error);
         self.settle(receipt, |core, seq| {
-            core.fail(seq, error, |entry| {
+            core.fail(now, seq, error, |entry| {
                 entry.delay = clamped_ms(due_in, DELAY_MAX);
                 // The shared queue does not know of this attempt.
                 entry.role = Role::Own;
@@ -210,7 +240,7 @@ impl Core {
     pub(super) fn bury(&mut self, now: u64, receipt: &Receipt, error: &str) -> Settled {
         let error = bounded_error(error);
         self.settle(receipt, |core, seq| {
-            core.fail(seq, error, |entry| {
+            core.fail(now, seq, error, |entry| {
                 // The shared queue may believe it alive: this one knows better.
                 entry.role = Role::Own;
             });
@@ -238,7 +268,7 @@ impl Core {
     }
 
     /// Ends an attempt: its receipt is used up.
-    fn fail(&mut self, seq: u64, error: Arc<str>, change: impl FnOnce(&mut Entry)) {
+    fn fail(&mut self, now: u64, seq: u64, error: Arc<str>, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.entries.get_mut(&seq) {
             let before = entry.bytes();
             entry.error = Some(error);
@@ -247,6 +277,7 @@ impl Core {
             change(entry);
             self.bytes = self.bytes + entry.bytes() - before;
         }
+        self.come_back(now, seq);
     }
 
     pub(super) fn run_now(&mut self, now: u64, id: &JobId) -> Changed {
@@ -293,90 +324,6 @@ impl Core {
         }
         self.enter(seq, Phase::Queued { due: now });
         Changed::Changed
-    }
-
-    /// Brings back a job, which [`NewJob::check`] has passed.
-    pub(super) fn restore(&mut self, now: u64, backup: &Backup) -> Restored {
-        let job = &backup.job;
-        let of = JobRef {
-            id: job.id.clone(),
-            serial: job.serial,
-        };
-        let pushed = now.saturating_sub(clamped_ms(backup.pushed_ago, LIFE_MAX));
-        let known = self.review(now, &of);
-        if let Some(seq) = self.ids.get(&job.id).copied() {
-            let entry = &self.entries[&seq];
-            let waits = matches!(entry.phase, Phase::Queued { .. });
-            let same = matches!(known, Review::Queued { .. });
-            let later = matches!(known, Review::Other { .. })
-                && entry.pushed < pushed
-                && !self.done_serials.contains_key(&job.serial);
-            if !waits || !same && (!later || backup.dead) {
-                return Restored::Known(known);
-            }
-            if later {
-                self.stand_for(now, seq, job.serial, pushed);
-                self.touch(seq);
-            }
-            self.catch_up(now, seq, backup);
-            return Restored::Known(self.review(now, &of));
-        }
-        if known != Review::Unknown {
-            return Restored::Known(known);
-        }
-        let mut entry = Entry::new(now, job, Role::Own, false);
-        entry.created = now.saturating_sub(clamped_ms(backup.age, LIFE_MAX));
-        entry.pushed = pushed;
-        entry.attempts = backup.attempts;
-        entry.error = backup.last_error.clone();
-        if backup.dead {
-            entry.phase = Phase::Dead { since: now };
-        } else if self.live() >= self.limits.jobs_max {
-            return Restored::Full;
-        }
-        if !self.fits(&entry) {
-            return Restored::Full;
-        }
-        self.insert(entry);
-        self.make_room_for_the_dead(now);
-        Restored::Added
-    }
-
-    /// Lets a waiting job learn from a copy that saw more of it.
-    fn catch_up(&mut self, now: u64, seq: u64, backup: &Backup) {
-        if backup.attempts > self.entries[&seq].attempts {
-            self.fail(
-                seq,
-                backup.last_error.clone().unwrap_or_default(),
-                |entry| {
-                    entry.attempts = backup.attempts;
-                    entry.delay = clamped_ms(backup.job.due_in, DELAY_MAX);
-                },
-            );
-            let due = now + self.entries[&seq].delay;
-            self.enter(seq, Phase::Queued { due });
-        }
-        if backup.dead {
-            self.enter(seq, Phase::Dead { since: now });
-            self.make_room_for_the_dead(now);
-        }
-    }
-
-    pub(super) fn finish(&mut self, now: u64, done: &DoneJob) {
-        self.bring_back(now);
-        let seq = self.ids.get(&done.job.id).copied();
-        let same = seq.filter(|seq| self.entries[seq].serial == done.job.serial);
-        let Some(seq) = same else {
-            if self.memory != Memory::Nothing {
-                self.note_done(now, done.clone());
-            }
-            return;
-        };
-        let entry = &self.entries[&seq];
-        if matches!(entry.phase, Phase::Taken { .. }) && entry.token != done.token {
-            return;
-        }
-        self.leave(now, seq);
     }
 
     fn live(&self) -> usize {
@@ -434,6 +381,11 @@ impl Core {
             && entry.owner.is_none()
         {
             self.note_done(now, entry.to_ref().into());
+            if let Some(next) = entry.next.filter(|_| self.memory == Memory::Over) {
+                let JobRef { id, .. } = entry.to_ref();
+                let serial = next.serial;
+                self.note_done(now, JobRef { id, serial }.into());
+            }
         }
     }
 

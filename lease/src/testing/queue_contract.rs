@@ -50,6 +50,7 @@ pub async fn queue_contract(setup: &dyn QueueSetup) {
         pushes::{
             a_job_is_pushed_taken_and_acknowledged,
             an_id_is_queued_once,
+            a_push_outlives_the_attempt_that_was_under_way,
             one_of_many_pushes_wins,
             the_earlier_due_time_stays,
             a_full_queue_refuses_the_newest,

@@ -241,12 +241,17 @@ fn stored(entry: &Entry, now: u64, wall: u64) -> StoredJob {
         Phase::Taken { .. } => (StoredState::Taken, now, 0),
         Phase::Dead { since } => (StoredState::Dead, now, wall_of(since)),
     };
+    // Whoever works on it will not have, by the time that this is read.
+    let (serial, pushed) = match entry.next {
+        Some(next) => (next.serial, next.pushed),
+        None => (entry.serial, entry.pushed),
+    };
     StoredJob {
         kind: entry.kind.clone(),
         owner: entry.owner.clone(),
         payload: entry.payload.clone(),
         created_ms: wall_of(entry.created),
-        pushed_ms: wall_of(entry.pushed),
+        pushed_ms: wall_of(pushed),
         deadline_ms: wall_of(entry.deadline),
         due_ms: wall_of(due),
         delay_ms: entry.delay,
@@ -254,6 +259,6 @@ fn stored(entry: &Entry, now: u64, wall: u64) -> StoredJob {
         attempts: entry.attempts,
         error: entry.error.clone(),
         role: entry.role,
-        ..StoredJob::named(entry.id.as_str(), entry.serial, state)
+        ..StoredJob::named(entry.id.as_str(), serial, state)
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Entry {
     /// When it was pushed last, as the push that it stands for.
     pub(super) pushed: u64,
     pub(super) deadline: u64,
+    /// The push that came while somebody works on it.
+    pub(super) next: Option<Next>,
     /// The delay that was asked for last.
     pub(super) delay: u64,
     pub(super) attempts: u32,
@@ -36,6 +38,13 @@ pub(super) struct Entry {
     pub(super) role: Role,
     /// Where pushes wait to hear whether it got into the file.
     pub(super) arrival: Option<Arrival>,
+}
+
+/// A push, and when it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) serial: JobSerial,
+    pub(super) pushed: u64,
 }
 
 /// Which jobs are given to workers.
@@ -78,6 +87,7 @@ impl Entry {
             owner: job.owner.clone(),
             created: now,
             pushed: now,
+            next: None,
             deadline: now + clamped_ms(job.deadline_in, LIFE_MAX),
             delay,
             attempts: 0,

@@ -74,6 +74,14 @@ struct ModelJob {
     at: At,
     attempts: u32,
     token: Option<Uuid>,
+    /// The push that came while it was taken.
+    next: Option<JobSerial>,
+}
+
+impl ModelJob {
+    fn come_back(&mut self) {
+        self.serial = self.next.take().unwrap_or(self.serial);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +112,7 @@ impl Model {
                 && until <= now
             {
                 job.at = At::Queued(until);
+                job.come_back();
             }
         }
     }
@@ -125,7 +134,10 @@ impl Model {
                     there.serial = job.serial;
                     Pushed::AlreadyQueued { serial: job.serial }
                 }
-                At::Taken(_) => Pushed::AlreadyQueued { serial },
+                At::Taken(_) => {
+                    there.next = Some(job.serial);
+                    Pushed::AlreadyQueued { serial: job.serial }
+                }
             };
         }
         if full {
@@ -140,6 +152,7 @@ impl Model {
                 at: At::Queued(due),
                 attempts: 0,
                 token: None,
+                next: None,
             });
         }
         Pushed::Queued
@@ -172,6 +185,7 @@ impl Model {
         };
         job.at = At::Dead(now);
         job.token = None;
+        job.come_back();
         let dead = |job: &&ModelJob| matches!(job.at, At::Dead(_));
         while self.jobs.iter().filter(dead).count() > DEAD_MAX {
             let age = |job: &&ModelJob| match job.at {
@@ -301,6 +315,7 @@ proptest! {
                     let mine = model.held(&receipt).map(|job| {
                         job.at = At::Queued(now + due_in);
                         job.token = None;
+                        job.come_back();
                     });
                     let settled = core.retry(now, &receipt, ms(due_in), "e");
                     prop_assert_eq!(settled == Settled::Settled, mine.is_some());
@@ -347,6 +362,7 @@ proptest! {
                         job.token = None;
                         if let At::Taken(_) = job.at {
                             job.at = At::Queued(now);
+                            job.come_back();
                         }
                     }
                 }

@@ -74,7 +74,7 @@ impl Core {
             };
         };
         let entry = &self.entries[seq];
-        if entry.serial == job.serial {
+        if entry.serial == job.serial || entry.next.is_some_and(|next| next.serial == job.serial) {
             return entry.review(now);
         }
         Review::Other {

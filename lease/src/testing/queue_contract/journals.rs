@@ -93,10 +93,17 @@ pub(super) async fn another_push_of_the_id_is_told_apart(case: &Case<'_>) {
     case.a.finish(&done).await.expect("the queue answers");
     let taken = case.take_one().await;
     assert_eq!(taken.info.serial, later.serial);
-    // What is being worked on stands for what it stood for when that began.
+    // What is being worked on stands for it once that has failed.
     case.setup.pass(Duration::from_millis(5)).await;
-    let restored = case.restore(&backup(job("unit"))).await;
-    assert_eq!(restored, Restored::Known(other(&later)));
+    let last = job("unit");
+    let restored = case.restore(&backup(last.clone())).await;
+    assert!(
+        matches!(restored, Restored::Known(Review::Taken { .. })),
+        "{restored:?}"
+    );
+    let retry = case.a.retry(&taken.receipt, Duration::ZERO, "e").await;
+    assert_eq!(retry.expect("the queue answers"), Settled::Settled);
+    assert_eq!(case.take_one().await.info.serial, last.serial);
 }
 
 // fault: 21

@@ -36,9 +36,37 @@ pub(super) async fn an_id_is_queued_once(case: &Case<'_>) {
     assert_eq!(push(&second).await, stands_for(&second), "while it waits");
     let taken = case.take_one().await;
     assert_eq!(taken.info.serial, second.serial);
-    assert_eq!(push(&third).await, stands_for(&second), "while it is taken");
+    assert_eq!(push(&third).await, stands_for(&third), "while it is taken");
     case.a.ack(&taken.receipt).await.expect("the queue answers");
     assert_eq!(push(&third).await, Pushed::Queued, "once it is done");
+}
+
+pub(super) async fn a_push_outlives_the_attempt_that_was_under_way(case: &Case<'_>) {
+    for end in ["retried", "timed out", "finished"] {
+        let (first, second) = (job(end), job(end));
+        case.a.push(&first).await.expect("the queue answers");
+        let taken = case.take_as("worker", case.while_).await;
+        case.b.push(&second).await.expect("the queue answers");
+        let receipt = &taken[0].receipt;
+        match end {
+            "retried" => {
+                let retry = case.a.retry(receipt, Duration::ZERO, "e").await;
+                assert_eq!(retry.expect("the queue answers"), Settled::Settled);
+            }
+            "timed out" => case.setup.pass(case.while_).await,
+            // Said late, it says nothing about a push that came meanwhile.
+            _ => {
+                let done = [receipt.into()];
+                case.a.finish(&done).await.expect("the queue answers");
+            }
+        }
+        let again = case.take_one().await;
+        assert_eq!(again.info.serial, second.serial, "{end}");
+        let late = case.a.ack(receipt).await;
+        assert_eq!(late.expect("the queue answers"), Settled::Stale, "{end}");
+        let ack = case.a.ack(&again.receipt).await;
+        assert_eq!(ack.expect("the queue answers"), Settled::Settled, "{end}");
+    }
 }
 
 pub(super) async fn one_of_many_pushes_wins(case: &Case<'_>) {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use redis::Value;
 use uuid::Uuid;
 
@@ -148,7 +147,7 @@ impl<'a> Reader<'a> {
                 },
                 token,
             },
-            payload: Bytes::from(body.payload),
+            payload: body.payload,
             info: JobInfo {
                 id,
                 serial,

@@ -2,10 +2,11 @@
 //!
 //! All get the same keys, in the order of [`PARTS`], which lie in one slot. What a script needs to
 //! know of a job stands in `state`, one line per field: serial, created, pushed, deadline, attempts,
-//! token, kind, worker, owner. The token of the last taking stays there until it is settled or another
-//! worker takes the job, so that a late receipt is good as long as it can be. Should the server
-//! have evicted some of the keys, a job that is in `state` counts as one that is due, and one that
-//! is not there is cleared away when it is met.
+//! token, kind, worker, owner, and the serial and time of a push that came while somebody works on
+//! it. The token of the last taking stays there until it is settled or another worker takes the
+//! job, so that a late receipt is good as long as it can be. Should the server have evicted some of
+//! the keys, a job that is in `state` counts as one that is due, and one that is not there is
+//! cleared away when it is met.
 
 use crate::valkey::scripts::LeaseScript;
 
@@ -42,19 +43,20 @@ local call = redis.call
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local NUMBER, TEXT = '(%d+)\\n', '([^\\n]*)\\n'
-local LINES = '^' .. TEXT .. string.rep(NUMBER, 4) .. string.rep(TEXT, 4) .. '$'
+local LINES = '^' .. TEXT .. string.rep(NUMBER, 4) .. string.rep(TEXT, 5) .. NUMBER .. '$'
 local function read(id)
-  local serial, created, pushed, deadline, attempts, token, kind, worker, owner =
+  local serial, created, pushed, deadline, attempts, token, kind, worker, owner, later, later_pushed =
     string.match(call('HGET', STATE, id) or '', LINES)
   if not serial then return nil end
   return {serial = serial, created = tonumber(created), pushed = tonumber(pushed),
     deadline = tonumber(deadline), attempts = tonumber(attempts), token = token, kind = kind,
-    worker = worker, owner = owner}
+    worker = worker, owner = owner, later = later, later_pushed = tonumber(later_pushed)}
 end
 local function write(id, j)
   local number = function(n) return string.format('%.0f', math.max(n, 0)) end
   call('HSET', STATE, id, table.concat({j.serial, number(j.created), number(j.pushed),
-    number(j.deadline), number(j.attempts), j.token, j.kind, j.worker, j.owner, ''}, '\\n'))
+    number(j.deadline), number(j.attempts), j.token, j.kind, j.worker, j.owner,
+    j.later or '', number(j.later_pushed or 0), ''}, '\\n'))
 end
 local function where(id)
   local at = call('ZSCORE', DUE, id)
@@ -75,12 +77,18 @@ local function place(id, key, at)
   end
   if key then call('ZADD', key, at, id) end
 end
-local function remove(id, serial)
+local function over(serial)
+  if serial ~= '' then call('ZADD', DONE, now, serial) end
+end
+local function remove(id, j)
   call('HDEL', JOBS, id)
   call('HDEL', STATE, id)
   call('HDEL', ERRORS, id)
   place(id)
-  if serial then call('ZADD', DONE, now, serial) end
+  if j then
+    over(j.serial)
+    over(j.later)
+  end
 end
 local function trim(key, max, drop)
   local over = call('ZCARD', key) - max
@@ -93,15 +101,14 @@ local function trim_done()
   trim(DONE, @DONE_MAX, function(serial) call('ZREM', DONE, serial) end)
 end
 local function trim_dead()
-  return trim(DEAD, @DEAD_MAX, function(id)
-    local j = read(id)
-    remove(id, j and j.serial)
-  end)
+  return trim(DEAD, @DEAD_MAX, function(id) remove(id, read(id)) end)
 end
-local function supersede(id, j, serial, pushed)
-  if j.serial ~= serial then call('ZADD', DONE, now, j.serial) end
-  j.serial, j.pushed = serial, pushed
-  write(id, j)
+local function stand_for(j, serial, pushed)
+  if j.serial ~= serial then over(j.serial) end
+  j.serial, j.pushed, j.later, j.later_pushed = serial, pushed, '', 0
+end
+local function come_back(j)
+  if j.later ~= '' then stand_for(j, j.later, j.later_pushed) end
 end
 local function live() return call('ZCARD', DUE) + call('ZCARD', TAKEN) end
 local function keep()
@@ -121,13 +128,17 @@ if j then
   local state, at = where(id)
   if state == 'd' then return {3, j.serial} end
   call('HSETNX', JOBS, id, ARGV[3])
-  if state == 'q' then
-    supersede(id, j, ARGV[2], now)
-    trim_done()
+  if state == 't' then
+    j.later, j.later_pushed = ARGV[2], now
+    write(id, j)
+  else
+    stand_for(j, ARGV[2], now)
+    write(id, j)
     place(id, DUE, math.min(due, at))
-    keep()
+    trim_done()
   end
-  return {2, j.serial}
+  keep()
+  return {2, ARGV[2]}
 end
 if live() >= @JOBS_MAX then return 0 end
 remove(id)
@@ -151,7 +162,14 @@ for _, id in ipairs(call('ZRANGEBYSCORE', TAKEN, far + 1, '+inf', 'LIMIT', 0, 10
   place(id, TAKEN, far)
 end
 local back = call('ZRANGEBYSCORE', TAKEN, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 1000)
-for n = 1, #back, 2 do place(back[n], DUE, back[n + 1]) end
+for n = 1, #back, 2 do
+  local j = read(back[n])
+  if j and j.later ~= '' then
+    come_back(j)
+    write(back[n], j)
+  end
+  place(back[n], DUE, back[n + 1])
+end
 local taken, passed, limit = {}, 0, tonumber(ARGV[2])
 while #taken < limit do
   local ids = call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', passed, 100)
@@ -182,6 +200,7 @@ local j = read(id)
 if not j or j.serial ~= ARGV[2] or j.token ~= ARGV[3] then return 0 end
 local function failed(error)
   j.token, j.worker = '', ''
+  come_back(j)
   write(id, j)
   call('HSET', ERRORS, id, error)
 end
@@ -194,7 +213,7 @@ return 1";
 
 /// … → 1 or 0.
 const ACK: &str = "\
-remove(id, j.serial)
+remove(id, j)
 trim_done()
 keep()
 return 1";
@@ -280,7 +299,7 @@ const DROP_JOB: &str = "\
 local id = ARGV[1]
 local j = read(id)
 if not j then return 0 end
-remove(id, j.serial)
+remove(id, j)
 trim_done()
 keep()
 return 1";
@@ -302,7 +321,7 @@ return 1";
 const KNOWN: &str = "\
 local function known(id, serial)
   local j = read(id)
-  if j and j.serial == serial then
+  if j and (j.serial == serial or j.later == serial) then
     local state, at = where(id)
     return {state, j.attempts, at - now, serial}
   end
@@ -325,10 +344,15 @@ local id, serial, due, attempts = ARGV[1], ARGV[2], now + ARGV[6], tonumber(ARGV
 local dead = ARGV[10] == '1'
 local pushed = now - ARGV[12]
 local it = known(id, serial)
-if it[1] == 'o' and not dead and where(id) == 'q' then
-  local j = read(id)
-  if j.pushed < pushed and not call('ZSCORE', DONE, serial) then
-    supersede(id, j, serial, pushed)
+if it[1] == 'o' and not dead and not call('ZSCORE', DONE, serial) then
+  local j, state = read(id), where(id)
+  if math.max(j.pushed, j.later_pushed) < pushed and state ~= 'd' then
+    if state == 't' then
+      j.later, j.later_pushed = serial, pushed
+    else
+      stand_for(j, serial, pushed)
+    end
+    write(id, j)
     it = known(id, serial)
   end
 end
@@ -336,6 +360,7 @@ if it[1] == 'q' then
   local j = read(id)
   if attempts > j.attempts then
     j.attempts, j.token, j.worker = attempts, '', ''
+    come_back(j)
     write(id, j)
     call('HSET', ERRORS, id, ARGV[11])
     place(id, DUE, due)
@@ -372,9 +397,20 @@ for n = 1, #ARGV, 3 do
   local id, serial = ARGV[n], ARGV[n + 1]
   local j = read(id)
   if not j or j.serial ~= serial then
-    call('ZADD', DONE, now, serial)
+    over(serial)
+    if j and j.later == serial then
+      j.later, j.later_pushed = '', 0
+      write(id, j)
+    end
   elseif where(id) ~= 't' or j.token == ARGV[n + 2] then
-    remove(id, serial)
+    if j.later == '' then
+      remove(id, j)
+    else
+      j.token, j.worker = '', ''
+      come_back(j)
+      write(id, j)
+      place(id, DUE, now)
+    end
   end
 end
 trim_done()

@@ -75,6 +75,33 @@ async fn queue_on_redis() {
     queue_contract(&OnServer::new(ServerKind::Redis).await).await;
 }
 
+/// Two instances with journals of their own.
+#[derive(Debug)]
+struct WithJournals(OnServer);
+
+#[async_trait]
+impl QueueSetup for WithJournals {
+    async fn fresh(&self, limits: QueueLimits) -> [Arc<dyn DelayQueue>; 2] {
+        let clock = Arc::new(TokioClock);
+        QueueSetup::fresh(&self.0, limits).await.map(|shared| {
+            let journal = LocalQueue::journal_in_memory(limits, clock.clone());
+            let queue = JournaledQueue::new(shared, journal, clock.clone(), &Handle::current());
+            Arc::new(queue) as Arc<dyn DelayQueue>
+        })
+    }
+
+    fn while_(&self) -> Duration {
+        QueueSetup::while_(&self.0)
+    }
+}
+
+// acceptance: B16 G6
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queue_with_journals_on_valkey() {
+    let setup = WithJournals(OnServer::new(ServerKind::Valkey).await);
+    queue_contract(&setup).await;
+}
+
 // fault: 37
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_scripts_there_is_no_shared_queue() {
