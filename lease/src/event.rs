@@ -18,11 +18,20 @@ pub enum Outcome {
     Abandoned,
     /// An operator broke the lease.
     Forced,
+    /// The work is done, but its result could not be stored: the holder keeps it, and a record
+    /// says where it can be had.
+    Spooled,
 }
 
 impl Outcome {
     /// Every outcome, for counters that start at zero.
-    pub const ALL: [Self; 4] = [Self::Stored, Self::Failed, Self::Abandoned, Self::Forced];
+    pub const ALL: [Self; 5] = [
+        Self::Stored,
+        Self::Failed,
+        Self::Abandoned,
+        Self::Forced,
+        Self::Spooled,
+    ];
 
     /// Returns the word for logs, labels and the wire.
     pub fn as_str(self) -> &'static str {
@@ -31,6 +40,7 @@ impl Outcome {
             Self::Failed => "failed",
             Self::Abandoned => "abandoned",
             Self::Forced => "forced",
+            Self::Spooled => "spooled",
         }
     }
 }

@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lease::{
-    Clock, FallbackRecords, Holder, LeaseConfig, LeaseKeeper, LeaseTable, LocalLeases,
-    LocalRecords, Records, TokioClock, ValkeyObserver,
+    Clock, DelayQueue, FallbackRecords, Holder, JournaledQueue, LeaseConfig, LeaseKeeper,
+    LeaseTable, LocalLeases, LocalQueue, LocalRecords, QueueLimits, Records, TokioClock,
+    ValkeyObserver,
 };
 use prometheus_client::registry::Registry;
 use storage::{
     ArtifactStore, FetchObserver, FlightLimits, FreshnessPolicy, GoProxyList, HotTier, NoPeers,
-    OfflineUpstream, Peers, Spool, StorageMetrics, StoreOptions, SumdbRelay, Upstream,
-    UpstreamConfig, UpstreamIdentity, UpstreamList, UpstreamUrl, Warmer, WarmerConfig, WarmerParts,
-    connect_upstream,
+    OfflineUpstream, OnFailure, Peers, Spool, StateDir, StorageMetrics, StoreOptions, SumdbRelay,
+    Upstream, UpstreamConfig, UpstreamIdentity, UpstreamList, UpstreamUrl, Warmer, WarmerConfig,
+    WarmerParts, connect_upstream,
 };
 use tokio::time::Instant;
 
 use crate::admin::auth::AdminAccess;
-use crate::config::{Config, OnGetError, OnWaitTimeout};
+use crate::config::{Config, FillOnFailure, OnGetError, OnWaitTimeout};
 use crate::fleet::{Fleet, FleetName};
 use crate::metrics::{ServerMetrics, ValkeyMetrics};
 use crate::serve::ServeError;
@@ -26,6 +27,9 @@ use crate::state::{AppState, Readiness, SumdbNames};
 
 /// How much of the machine's name is used.
 const HOST_NAME_CHARS_MAX: usize = 63;
+
+/// The queue's file in the directory of what outlives restarts.
+const QUEUE_FILE: &str = "queue.redb";
 
 /// What [`state`] builds.
 pub struct Built {
@@ -56,6 +60,7 @@ pub async fn state(
 
     let upstream = upstream(config, &fleet_name, &metrics)?;
     let store = open_store(config).await?;
+    let state_dir = StateDir::open(&config.spool.dir, "spool.dir").map_err(setting)?;
     let spool = Spool::open(&config.spool.dir, config.spool.bytes_max).map_err(setting)?;
     let observer: Arc<dyn ValkeyObserver> = valkey_metrics.clone();
     let joined = Fleet::join(config, &fleet_name, clock.clone(), fills, observer.clone()).await?;
@@ -71,6 +76,7 @@ pub async fn state(
         records,
         peers,
     } = coordination(config, fleet.as_deref(), &clock, observer)?;
+    let queue = Queue::open(&state_dir, fleet.as_deref(), &clock, fills).await;
     let holder = Holder {
         instance: instance_id().into(),
         address: fleet.as_ref().and_then(|fleet| fleet.advertised().cloned()),
@@ -95,6 +101,8 @@ pub async fn state(
         spool,
         keeper,
         records,
+        queue: queue.queue(),
+        worker: state_dir.id().clone(),
         holder: holder.clone(),
         peers,
         clock,
@@ -104,6 +112,8 @@ pub async fn state(
     let warmer = Arc::new(Warmer::new(parts, warmer_config(config), hot));
     let state = AppState {
         warmer,
+        queue,
+        state_dir,
         leases,
         instance: holder.instance,
         fleet,
@@ -122,6 +132,53 @@ pub async fn state(
         access: access(config),
         internal,
     })
+}
+
+/// The jobs for later: of this process, or of a fleet with this instance's journal behind them.
+#[derive(Debug, Clone)]
+pub enum Queue {
+    /// Of this process.
+    Own(LocalQueue),
+    /// Of the fleet.
+    Shared(Arc<JournaledQueue>),
+}
+
+impl Queue {
+    async fn open(
+        state_dir: &StateDir,
+        fleet: Option<&Fleet>,
+        clock: &Arc<dyn Clock>,
+        fills: &tokio::runtime::Handle,
+    ) -> Self {
+        let path = state_dir.path().join(QUEUE_FILE);
+        let limits = QueueLimits::default();
+        let Some(fleet) = fleet else {
+            return Self::Own(LocalQueue::open(path, limits, clock.clone()).await);
+        };
+        let journal = LocalQueue::open_journal(path, limits, clock.clone()).await;
+        let shared = fleet.valkey().queue(limits);
+        Self::Shared(Arc::new(JournaledQueue::new(
+            shared,
+            journal,
+            clock.clone(),
+            fills,
+        )))
+    }
+
+    fn queue(&self) -> Arc<dyn DelayQueue> {
+        match self {
+            Self::Own(queue) => Arc::new(queue.clone()),
+            Self::Shared(queue) => queue.clone(),
+        }
+    }
+
+    /// Writes what is owed and closes the file.
+    pub async fn shutdown(&self) {
+        match self {
+            Self::Own(queue) => queue.close().await,
+            Self::Shared(queue) => queue.shutdown().await,
+        }
+    }
 }
 
 /// What instances coordinate by: in this process, or over Valkey.
@@ -296,6 +353,18 @@ fn warmer_config(config: &Config) -> WarmerConfig {
         negative_ttl: config.negative.ttl,
         gone_ttl: config.negative.gone_ttl,
         failure_ttl: config.failure.ttl,
+        on_failure: match config.fill.on_failure {
+            FillOnFailure::Queue => OnFailure::Queue,
+            FillOnFailure::Backoff => OnFailure::Backoff,
+            FillOnFailure::Drop => OnFailure::Drop,
+        },
+        retry: storage::RetryConfig {
+            attempts_max: config.retry.attempts_max,
+            deadline: config.retry.deadline,
+            concurrency_max: config.retry.concurrency_max,
+            other_upstreams: config.retry.other_upstreams,
+            ..storage::RetryConfig::default()
+        },
         zip_bytes_max: config.zip_bytes_max,
         offline: config.offline,
         sample_interval: config

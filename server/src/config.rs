@@ -244,6 +244,10 @@ pub struct RetryConfig {
     pub attempts_max: u32,
     /// Time after its first failure at which a job is dead. Default 24 h.
     pub deadline: Duration,
+    /// Jobs at work at once. Default 16.
+    pub concurrency_max: usize,
+    /// Whether a job goes on to the list's other upstreams after any error. Default `true`.
+    pub other_upstreams: bool,
 }
 
 /// The checksum databases that are proxied at `/sumdb/`.

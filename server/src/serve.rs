@@ -146,6 +146,7 @@ async fn drain(config: &Config, state: &Data<AppState>, handles: &Handles) {
             "cut fetches that outlasted drain_timeout"
         );
     }
+    state.queue.shutdown().await;
     if let Some(internal) = &handles.internal {
         internal.stop(true).await;
     }

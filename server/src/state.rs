@@ -7,10 +7,11 @@ use std::time::Duration;
 use lease::LeaseTable;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use storage::Warmer;
+use storage::{StateDir, Warmer};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::build::Queue;
 use crate::fleet::{Fleet, FleetName};
 use crate::metrics::{ServerMetrics, ValkeyMetrics};
 
@@ -22,6 +23,10 @@ const READINESS_TTL: Duration = Duration::from_secs(1);
 pub struct AppState {
     /// The way to artifacts.
     pub warmer: Arc<Warmer>,
+    /// The jobs for later: how they are kept, and how they are closed.
+    pub queue: Queue,
+    /// What outlives restarts; locked for as long as this process lives.
+    pub state_dir: StateDir,
     /// Leases, for operators only.
     pub leases: Arc<dyn LeaseTable>,
     /// This process's name to other instances; new with each start.

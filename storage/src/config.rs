@@ -14,6 +14,51 @@ pub enum OnWaitTimeout {
     Error,
 }
 
+/// What follows a fill that failed for a passing reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// A job tries again in the background.
+    Queue,
+    /// The next request tries again, after a pause that grows with each failure in a row.
+    Backoff,
+    /// Nothing, beyond the failure's being told for `failure.ttl`.
+    Drop,
+}
+
+/// Settings of the background queue of what failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryConfig {
+    /// Attempts of one fetch after which its job is dead. `retry.attempts_max`, default 10. An
+    /// upload has no such limit: only time ends it.
+    pub attempts_max: u32,
+    /// Time after its first failure at which a job is dead. `retry.deadline`, default 24 h.
+    pub deadline: Duration,
+    /// The first delay is drawn from `0 ..= first_delay`; the bound doubles with every attempt.
+    /// Default 1 s.
+    pub first_delay: Duration,
+    /// What the bound grows to. Default 10 min.
+    pub delay_max: Duration,
+    /// Jobs at work at once in this process. `retry.concurrency_max`, default 16; never more than
+    /// a quarter of the flights that may run at once.
+    pub concurrency_max: usize,
+    /// Whether a job goes on to the list's other upstreams after any error.
+    /// `retry.other_upstreams`, default true.
+    pub other_upstreams: bool,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            attempts_max: 10,
+            deadline: Duration::from_secs(86_400),
+            first_delay: Duration::from_secs(1),
+            delay_max: Duration::from_secs(600),
+            concurrency_max: 16,
+            other_upstreams: true,
+        }
+    }
+}
+
 /// Settings of a [`crate::Warmer`]. Every duration is by the monotonic clock.
 #[derive(Debug, Clone)]
 pub struct WarmerConfig {
@@ -63,6 +108,10 @@ pub struct WarmerConfig {
     pub gone_ttl: Duration,
     /// How long a failure is told to whoever asks. `failure.ttl`, default 10 s.
     pub failure_ttl: Duration,
+    /// `fill.on_failure`, default queue.
+    pub on_failure: OnFailure,
+    /// How failed fetches and failed writes are tried again.
+    pub retry: RetryConfig,
     /// The largest zip. Default 500 MiB, which is what the go command takes.
     pub zip_bytes_max: u64,
     /// Never ask upstream; what is stored is all there is. `offline`, default false.
@@ -102,6 +151,8 @@ impl Default for WarmerConfig {
             negative_ttl: Duration::from_secs(60),
             gone_ttl: Duration::from_secs(300),
             failure_ttl: Duration::from_secs(10),
+            on_failure: OnFailure::Queue,
+            retry: RetryConfig::default(),
             zip_bytes_max: 500 << 20,
             offline: false,
             sample_interval: Duration::from_secs(10),

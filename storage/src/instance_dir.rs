@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::Error;
 
 /// The lock file's name inside an instance's directory; nobody else may use it there.
-const LOCK_NAME: &str = "lock";
+pub(crate) const LOCK_NAME: &str = "lock";
 
 /// How often a lost race against a sweeper is repeated.
 const CREATE_ATTEMPTS_MAX: usize = 16;
@@ -135,7 +135,7 @@ impl Drop for InstanceDir {
 }
 
 /// Who holds the lock of a directory.
-enum Claim {
+pub(crate) enum Claim {
     Ours(File),
     Theirs,
     /// The file system cannot say: it has no locks, or none just now.
@@ -143,7 +143,7 @@ enum Claim {
 }
 
 /// Tries to lock a directory, without waiting.
-fn lock(dir: &Path) -> io::Result<Claim> {
+pub(crate) fn lock(dir: &Path) -> io::Result<Claim> {
     let path = dir.join(LOCK_NAME);
     let file = OpenOptions::new()
         .create(true)

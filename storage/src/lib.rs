@@ -27,6 +27,7 @@ mod relay;
 mod retry;
 mod revalidations;
 mod spool;
+mod state_dir;
 pub mod store;
 mod sumdb;
 #[cfg(feature = "test-util")]
@@ -41,7 +42,7 @@ pub use artifact::{
     ArtifactKey, Document, FileKind, SumdbKey, SumdbName, SumdbPath, Tile, TileLevel,
 };
 pub use artifacts::{Answer, AnswerBody, Arriving, Artifacts, CacheOutcome, GetOptions, Verdict};
-pub use config::{OnWaitTimeout, WarmerConfig};
+pub use config::{OnFailure, OnWaitTimeout, RetryConfig, WarmerConfig};
 pub use error::{Error, ErrorKind, FailureRecord};
 pub use flight::{FlightLimits, FlightStatus, FlightView, Flights, Lead, Phase, Role, Seat};
 pub use freshness::{Freshness, FreshnessPolicy};
@@ -62,6 +63,7 @@ pub use relay::{
 };
 pub use retry::{Delays, RetryPolicy};
 pub use spool::{FillState, Filling, FillingWriter, HELD_BACK_BYTES, Spool};
+pub use state_dir::StateDir;
 pub use store::{ArtifactStore, ByteStream, Created, Source, StoreOptions, Stored, StoredBody};
 pub use sumdb::SumdbRelay;
 pub use upstream::{

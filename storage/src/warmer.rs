@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lease::{Clock, Holder, LeaseKeeper, Records};
+use lease::{Clock, DelayQueue, Holder, LeaseKeeper, Records};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +56,10 @@ pub struct WarmerParts {
     pub keeper: LeaseKeeper,
     /// Short-lived shared knowledge: documents, negative entries, failures.
     pub records: Arc<dyn Records>,
+    /// Jobs for later: what failed and is tried again in the background.
+    pub queue: Arc<dyn DelayQueue>,
+    /// Our name as a worker of that queue, the same after a restart: [`crate::StateDir::id`].
+    pub worker: Arc<str>,
     /// Who we are to other instances.
     pub holder: Holder,
     /// The other instances; [`crate::NoPeers`] when there are none.
@@ -92,6 +96,7 @@ pub(crate) struct Core {
 #[derive(Debug)]
 pub struct Warmer {
     core: Arc<Core>,
+    queue: Arc<dyn DelayQueue>,
     /// The sampler, the revalidation worker and the watches of holders; ended by [`Warmer::shutdown`] or by drop.
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -149,7 +154,17 @@ impl Warmer {
             &parts.runtime,
         );
         tasks.close();
-        Self { core, stop, tasks }
+        Self {
+            core,
+            queue: parts.queue,
+            stop,
+            tasks,
+        }
+    }
+
+    /// The jobs for later, for operators.
+    pub fn retries(&self) -> &Arc<dyn DelayQueue> {
+        &self.queue
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

@@ -89,6 +89,8 @@ impl Default for Config {
             retry: RetryConfig {
                 attempts_max: 10,
                 deadline: Duration::from_hours(24),
+                concurrency_max: 16,
+                other_upstreams: true,
             },
             sumdb: SumdbConfig { proxied: None },
             admin: AdminConfig {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use lease::{
-    Clock, Holder, LeaseConfig, LeaseKeeper, LeaseQuery, LeaseTable, LocalLeases, LocalRecords,
-    Records,
+    Clock, DelayQueue, Holder, LeaseConfig, LeaseKeeper, LeaseQuery, LeaseTable, LocalLeases,
+    LocalQueue, LocalRecords, QueueLimits, Records,
 };
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -40,6 +40,8 @@ pub struct Scene {
     pub leases: Arc<dyn LeaseTable>,
     /// The shared records.
     pub records: Arc<dyn Records>,
+    /// The shared jobs for later.
+    pub queue: Arc<dyn DelayQueue>,
     /// The instances that are on the network, by address.
     pub peers: Arc<FakePeers>,
     /// Time, for every part that is made here.
@@ -62,6 +64,7 @@ impl Scene {
             upstream: FakeUpstream::new("fake"),
             leases: Arc::new(LocalLeases::new(clock.clone())),
             records: Arc::new(LocalRecords::new(clock.clone())),
+            queue: Arc::new(LocalQueue::in_memory(QueueLimits::default(), clock.clone())),
             peers: Arc::default(),
             clock,
             dir: InstanceDir::open(&parent, "test").expect("temporary files can be written"),
@@ -110,6 +113,7 @@ impl Scene {
             upstream: self.upstream.clone(),
             leases: self.leases.clone(),
             records: self.records.clone(),
+            queue: self.queue.clone(),
             address: None,
             peers: None,
             clock: self.clock.clone(),
@@ -150,6 +154,7 @@ pub struct InstanceBuilder<'a> {
     upstream: Arc<dyn Upstream>,
     leases: Arc<dyn LeaseTable>,
     records: Arc<dyn Records>,
+    queue: Arc<dyn DelayQueue>,
     address: Option<String>,
     peers: Option<Arc<dyn Peers>>,
     clock: Arc<dyn Clock>,
@@ -206,6 +211,13 @@ impl InstanceBuilder<'_> {
         self
     }
 
+    /// Gives the instance another view of the jobs for later.
+    #[must_use]
+    pub fn queue(mut self, queue: Arc<dyn DelayQueue>) -> Self {
+        self.queue = queue;
+        self
+    }
+
     /// Puts the instance on the scene's network: its leases carry `address`, and it asks others.
     #[must_use]
     pub fn address(mut self, address: &str) -> Self {
@@ -257,6 +269,8 @@ impl InstanceBuilder<'_> {
             spool,
             keeper: keeper.clone(),
             records: self.records,
+            queue: self.queue,
+            worker: self.name.as_str().into(),
             holder: Holder {
                 instance: self.name.into(),
                 address: self.address.as_deref().map(Arc::from),

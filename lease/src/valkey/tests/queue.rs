@@ -36,9 +36,9 @@ struct Single {
 impl Single {
     async fn new() -> Self {
         let server = TestServer::start(ServerKind::Valkey).await;
-        let mut config = ValkeyConfig::new(server.url());
+        let mut config = config(server.url());
         config.command_timeout = Duration::from_secs(5);
-        let valkey = connect_with(config).await;
+        let valkey = start(config).await;
         Self {
             queue: valkey.queue(QueueLimits::default()),
             server,

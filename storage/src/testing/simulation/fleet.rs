@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lease::{Clock, Holder, LeaseConfig, LeaseKeeper};
+use lease::{Clock, Holder, LeaseConfig, LeaseKeeper, LocalQueue, QueueLimits};
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 
@@ -15,7 +15,7 @@ use super::neighbours::Neighbours;
 use super::origin::{HostUpstream, Origin};
 use super::server::Server;
 use super::world::{World, lock};
-use crate::config::WarmerConfig;
+use crate::config::{OnFailure, WarmerConfig};
 use crate::flight::FlightLimits;
 use crate::hot::HotTier;
 use crate::metrics::{ResultLabel, StorageMetrics};
@@ -123,6 +123,8 @@ impl Fleet {
             },
             // The delays between inline attempts are drawn by a library that no seed reaches.
             retry_delay: Duration::ZERO,
+            // The plans count what clients cause.
+            on_failure: OnFailure::Drop,
             sample_interval: Duration::from_secs(3_600),
             ..WarmerConfig::default()
         };
@@ -159,6 +161,8 @@ impl Fleet {
             spool: self.spool.beside(),
             keeper: keeper.clone(),
             records: Arc::new(LinkedRecords(link.clone())),
+            queue: Arc::new(LocalQueue::in_memory(QueueLimits::default(), clock.clone())),
+            worker: Instance::name(host.number).into(),
             holder: Holder {
                 instance: Instance::name(host.number).into(),
                 address: Some(format!("{}:1", Instance::name(host.number)).into()),

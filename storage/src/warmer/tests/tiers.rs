@@ -137,6 +137,11 @@ async fn an_embedder_makes_a_warmer_from_parts_of_its_own() {
         )
         .unwrap(),
         records: Arc::new(lease::LocalRecords::new(clock.clone())),
+        queue: Arc::new(lease::LocalQueue::in_memory(
+            lease::QueueLimits::default(),
+            clock.clone(),
+        )),
+        worker: "embedder".into(),
         holder: Holder {
             instance: "embedder".into(),
             address: None,
