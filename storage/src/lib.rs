@@ -37,6 +37,7 @@ mod upstream;
 pub mod verify;
 
 mod warmer;
+mod warning_gate;
 
 pub use artifact::{
     ArtifactKey, Document, FileKind, SumdbKey, SumdbName, SumdbPath, Tile, TileLevel,

@@ -3,53 +3,31 @@
 //! Records are a help and never a must, so their failure is no client's; but an operator should
 //! see it, once, and not ten thousand times a second while they are away.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lease::{Clock, LeaseError};
-use tokio::time::Instant;
+
+use crate::warning_gate::WarningGate;
 
 /// The least time between two warnings.
 const WARN_EVERY: Duration = Duration::from_secs(1);
 
 /// Logs failures of records.
 #[derive(Debug)]
-pub(crate) struct RecordWarnings {
-    clock: Arc<dyn Clock>,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    warned: Option<Instant>,
-    kept_back: u64,
-}
+pub(crate) struct RecordWarnings(WarningGate);
 
 impl RecordWarnings {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
-            clock,
-            state: Mutex::default(),
-        }
+        Self(WarningGate::new(clock, WARN_EVERY))
     }
 
     /// Warns that `operation` on `unit`'s record failed, unless it has just warned of another;
     /// the next warning says how many were kept back.
     pub(crate) fn warn(&self, operation: &'static str, unit: &str, error: &LeaseError) {
-        let now = self.clock.now();
-        let kept_back = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_due = state
-                .warned
-                .is_none_or(|warned| now.saturating_duration_since(warned) >= WARN_EVERY);
-            if !is_due {
-                state.kept_back += 1;
-                return;
-            }
-            state.warned = Some(now);
-            std::mem::take(&mut state.kept_back)
-        };
-        tracing::warn!(operation, unit, %error, kept_back, "a shared record failed");
+        if let Some(kept_back) = self.0.due() {
+            tracing::warn!(operation, unit, %error, kept_back, "a shared record failed");
+        }
     }
 }
 
@@ -58,6 +36,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use std::io::Write;
+    use std::sync::Mutex;
 
     use lease::ManualClock;
 
