@@ -22,10 +22,10 @@ pub(crate) struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    /// Begins a series; its time runs from now.
-    pub(crate) fn new(core: &'a Core, status: &'a FlightStatus) -> Self {
+    /// Begins a series of one attempt and at most `retries` more; its time runs from now.
+    pub(crate) fn new(core: &'a Core, status: &'a FlightStatus, retries: u32) -> Self {
         let policy = RetryPolicy {
-            retries: core.config.retries,
+            retries,
             first_delay: core.config.retry_delay,
             delay_max: core.config.retry_delay_max,
         };
@@ -42,6 +42,11 @@ impl<'a> Attempts<'a> {
         self.status.begin_attempt();
         self.status.enter(Phase::Fetching);
         self.deadline
+    }
+
+    /// Lets the time begin anew: bytes have come since, so nobody has waited for a first one.
+    pub(crate) fn renew(&mut self) {
+        self.deadline = self.core.clock.now() + self.core.config.first_byte_max;
     }
 
     /// Waits until the next attempt is due after one that ended with `error`.

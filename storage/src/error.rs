@@ -220,6 +220,13 @@ pub struct FailureRecord {
     pub retry_after_ms: Option<u64>,
 }
 
+impl FailureRecord {
+    /// Tells whether it says that the artifact does not exist.
+    pub fn is_absence(&self) -> bool {
+        matches!(self.kind, ErrorKind::NotFound | ErrorKind::Gone)
+    }
+}
+
 impl Error {
     /// Says what the caller can do about it.
     pub fn kind(&self) -> ErrorKind {

@@ -25,7 +25,7 @@ use crate::relay::follow::{Order, Relay};
 use crate::relay::serve::GrantedEntry;
 use crate::spool::Filling;
 use crate::store::{Created, Stored};
-use crate::turn::{Turn, Wait};
+use crate::turn::{Look, Turn, Wait};
 use crate::upstream::{FetchRequest, Fetched, FetchedBody, ResumeFrom};
 use crate::verify;
 use crate::warmer::Core;
@@ -47,25 +47,53 @@ pub(crate) enum Landed {
 /// The leader's side of a flight of this crate.
 pub(crate) type FillLead = Lead<ArtifactKey, Landed>;
 
+/// On whose behalf a fill was begun. Others may join it all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LedBy {
+    /// A client, who waits.
+    Client,
+    /// A job for later. The job's runs are its retries, so it makes one attempt, and it asks
+    /// although the failure that made the job is remembered.
+    Job,
+}
+
+impl LedBy {
+    /// How far to look where a client would look as far as `look`.
+    ///
+    /// The failure that a job finds remembered is its own reason, unless it was met by somebody
+    /// whom it has followed since.
+    fn look(self, look: Look, has_followed: bool) -> Look {
+        match (self, look) {
+            (Self::Job, Look::ResultOrFailure) if !has_followed => Look::ResultOrAbsence,
+            _ => look,
+        }
+    }
+}
+
 /// One fill on its way.
 pub(crate) struct Fill {
     core: Arc<Core>,
     key: ArtifactKey,
     unit: String,
+    led_by: LedBy,
     intake: Intake,
     /// Upstreams whose body broke off in this fill.
     broken_at: Vec<Arc<str>>,
+    /// Whether its failure was made a job of.
+    is_pushed: bool,
 }
 
 impl Fill {
-    pub(crate) fn new(core: Arc<Core>, key: ArtifactKey, lead: FillLead) -> Self {
+    pub(crate) fn new(core: Arc<Core>, key: ArtifactKey, lead: FillLead, led_by: LedBy) -> Self {
         let unit = key.unit();
         Self {
             intake: Intake::new(core.clone(), key.clone(), lead),
             core,
             key,
             unit,
+            led_by,
             broken_at: Vec::new(),
+            is_pushed: false,
         }
     }
 
@@ -94,12 +122,28 @@ impl Fill {
             };
             self.core.metrics.count_fill(outcome);
             self.core.log_failure(&self.unit, &error);
+            self.try_again_later(&error).await;
             self.intake.fail(error);
         }
     }
 
+    /// Makes a job of the failure, once, if it is one to try again. Whoever is told of it
+    /// afterwards can rely on the job.
+    async fn try_again_later(&mut self, error: &Error) {
+        if self.led_by == LedBy::Job || std::mem::replace(&mut self.is_pushed, true) {
+            return;
+        }
+        let retries = &self.core.retries;
+        if error.kind() == ErrorKind::Interrupted && self.core.flights.is_stopping() {
+            retries.push_cut_short(&self.key).await;
+        } else {
+            retries.push_fetch(&self.key, error).await;
+        }
+    }
+
     async fn fill(&mut self) -> Result<(), Error> {
-        if let Some(stored) = self.core.look(&self.key, &self.unit).await? {
+        let look = self.led_by.look(Look::ResultOrFailure, false);
+        if let Some(stored) = self.core.look_as_far(&self.key, &self.unit, look).await? {
             self.serve_stored(stored);
             return Ok(());
         }
@@ -118,11 +162,15 @@ impl Fill {
     /// meanwhile. Under a grant, the fill is known to those who ask to relay it.
     async fn wait_for_turn(&mut self) -> Result<(Turn<Stored>, Option<GrantedEntry>), Error> {
         let (core, key, unit) = (self.core.clone(), self.key.clone(), self.unit.clone());
+        let led_by = self.led_by;
         let status = self.intake.lead().status().clone();
         let wait = Wait::default();
         let (order, orders) = watch::channel(Order::Follow);
         let taking = async {
-            let look = |look| core.look_as_far(&key, &unit, look);
+            let look = |look| {
+                let look = led_by.look(look, wait.has_followed());
+                core.look_as_far(&key, &unit, look)
+            };
             let turn = core
                 .turns
                 .take(&unit, &status, &core.config, &wait, look)
@@ -214,63 +262,120 @@ impl Fill {
         self.core.store.lookup(&path).await
     }
 
-    /// Attempts until one succeeds, or none may follow.
     async fn fetch_and_commit(&mut self) -> Result<(), Error> {
-        let core = self.core.clone();
-        let status = self.intake.lead().status().clone();
-        // What a relay has shown can be gone on from, by any number of attempts.
-        let is_continued = self.intake.is_shown();
-        let mut attempts = Attempts::new(&core, &status);
-        loop {
-            let deadline = attempts.begin();
-            let was_shown = self.intake.is_shown();
-            let Err(error) = self.attempt(deadline).await else {
-                break;
-            };
-            let is_cut = was_shown && !self.intake.is_shown();
-            if is_cut && error.kind() == ErrorKind::Transient {
-                // Upstream is not at fault: it contradicts what a relay had brought, and those
-                // who had that are cut. Everybody else gets what upstream has.
-                continue;
-            }
-            let may_retry =
-                error.kind() != ErrorKind::Storage && (is_continued || !self.intake.is_shown());
-            if may_retry {
-                // Nobody reads from it, and its place in the spool is free while we wait.
-                self.intake.discard_unseen();
-            }
-            attempts.pause_after(error, may_retry).await?;
+        let failures = self.core.failures_in_a_row(&self.key).await;
+        let retries = match self.led_by {
+            // The growing pause between requests is what retries it then.
+            LedBy::Client if failures == 0 => self.core.config.retries,
+            LedBy::Client | LedBy::Job => 0,
+        };
+        if let Err(error) = self.fetch(retries).await {
+            // Before it is written down and the lease is given back: others are told then.
+            self.try_again_later(&error).await;
+            return Err(error);
         }
-        self.intake.verify(Verdict::Miss, true).await?;
+        if self.led_by == LedBy::Job {
+            self.core.forget_failure(&self.unit).await;
+        }
+        if failures > 0 {
+            self.core.forget_failures_in_a_row(&self.key).await;
+        }
         self.commit().await;
         Ok(())
     }
 
+    /// Attempts, one and at most `retries` more, until one has brought a verified body.
+    ///
+    /// What has arrived is kept for the next attempt where its upstream has named it, so that only
+    /// the rest is asked for. Otherwise it is thrown away, and once clients have some of it there
+    /// is no next attempt: they would wait for bytes that they can ask for again themselves.
+    async fn fetch(&mut self, retries: u32) -> Result<(), Error> {
+        let core = self.core.clone();
+        let status = self.intake.lead().status().clone();
+        // What a relay has shown can be gone on from, by any number of attempts.
+        let is_relayed = self.intake.is_shown();
+        let mut attempts = Attempts::new(&core, &status, retries);
+        loop {
+            let deadline = attempts.begin();
+            let (was_shown, had) = (self.intake.is_shown(), self.intake.received());
+            let broken = self.broken_at.len();
+            let Err(error) = self.attempt(deadline).await else {
+                return Ok(());
+            };
+            let is_cut = was_shown && !self.intake.is_shown();
+            if is_cut && error.kind() == ErrorKind::Transient {
+                // Upstream is not at fault: it contradicts what a relay or its own first part had
+                // brought, and those who had that are cut. Everybody else gets what it has now.
+                continue;
+            }
+            if self.broken_at.len() > broken && self.may_ask_another(&error) {
+                self.intake.discard_unseen();
+                continue;
+            }
+            if self.intake.received() > had {
+                attempts.renew();
+            }
+            let is_resumable = self.resume().is_some();
+            if !is_resumable {
+                self.intake.discard_unseen();
+            }
+            let may_retry = error.kind() != ErrorKind::Storage
+                && (is_resumable || is_relayed || !self.intake.is_shown());
+            attempts.pause_after(error, may_retry).await?;
+        }
+    }
+
+    /// Whether a job goes on to another upstream when the body of the last one was no good: at the
+    /// headers the list does that itself.
+    fn may_ask_another(&self, error: &Error) -> bool {
+        let is_upstreams = error.kind() == ErrorKind::Corrupt
+            || error.kind().is_transient() && error.kind() != ErrorKind::Storage;
+        is_upstreams
+            && self.goes_on_after_any_error()
+            && !self.intake.is_shown()
+            && self.broken_at.len() < self.core.upstream.members()
+    }
+
+    fn goes_on_after_any_error(&self) -> bool {
+        self.led_by == LedBy::Job && self.core.config.retry.other_upstreams
+    }
+
+    /// One request, and its body to the end.
     async fn attempt(&mut self, deadline: Instant) -> Result<(), Error> {
         let request = self.request(deadline);
         let fetched = self.core.upstream.fetch(&request).await?;
         let upstream = fetched.upstream.clone();
-        let received = self.receive(fetched, deadline).await;
-        if received.is_err() {
-            self.broken_at.push(upstream);
+        let had = self.intake.received();
+        let received = match self.receive(fetched, deadline).await {
+            Ok(()) => self.intake.verify(Verdict::Miss, true).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &received {
+            // One whose body came further than before is asked for the rest, before others are.
+            let has_more = error.kind().is_transient()
+                && self.intake.received() > had
+                && self.resume().is_some();
+            if !has_more && !self.broken_at.contains(&upstream) {
+                self.broken_at.push(upstream);
+            }
         }
         received
     }
 
+    /// What is here of a body that broke off, where its upstream can be asked for the rest.
+    fn resume(&self) -> Option<ResumeFrom> {
+        let origin = self.intake.origin()?;
+        let (offset, etag) = (self.intake.received(), origin.etag.as_deref());
+        ResumeFrom::strong(&origin.upstream, offset, etag)
+    }
+
     fn request(&self, deadline: Instant) -> FetchRequest {
         let bytes_max = verify::bytes_max(&self.key).min(self.core.config.zip_bytes_max);
-        let origin = self.intake.origin().filter(|_| self.intake.is_shown());
-        let resume = origin.and_then(|origin| {
-            Some(ResumeFrom {
-                upstream: origin.upstream.clone(),
-                offset: self.intake.received(),
-                etag: origin.etag.clone()?,
-            })
-        });
         FetchRequest {
             first_byte_deadline: Some(deadline),
             broken_at: self.broken_at.clone(),
-            resume,
+            resume: self.resume(),
+            after_any_error: self.goes_on_after_any_error(),
             ..FetchRequest::new(&self.unit, layout::upstream_path(&self.key), bytes_max)
         }
     }
@@ -285,6 +390,9 @@ impl Fill {
         // A first attempt may be as slow as upstream's own limits allow. A later one must not
         // make the clients wait for those limits again: they would give up before we answer.
         let is_first = self.intake.lead().status().attempts() <= 1;
+        if fetched.resumed {
+            self.core.metrics.fill_resumed.inc();
+        }
         let incoming = Incoming {
             sender: fetched.upstream.clone(),
             origin: Some(Origin {

@@ -86,6 +86,7 @@ pub struct FlightStatus {
     origin: Mutex<Option<Origin>>,
     landed: AtomicBool,
     cancel: CancellationToken,
+    ended: CancellationToken,
 }
 
 impl FlightStatus {
@@ -159,6 +160,16 @@ impl FlightStatus {
     /// Ends when somebody asks this flight to end: an operator or a shutdown.
     pub fn cancelled(&self) -> impl Future<Output = ()> + Send + 'static {
         self.cancel.clone().cancelled_owned()
+    }
+
+    /// Asks the flight to end.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    /// Ends when the flight has: behind its landing comes the commit, and it may fail until then.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.ended.clone().cancelled_owned()
     }
 }
 
@@ -324,6 +335,7 @@ where
                     origin: Mutex::new(None),
                     landed: AtomicBool::new(false),
                     cancel: table.stop.child_token(),
+                    ended: CancellationToken::new(),
                 });
                 let unit = unit.to_owned();
                 let landing = async move {
@@ -419,6 +431,11 @@ where
     /// Tells whether no flight can be joined.
     pub fn is_empty(&self) -> bool {
         self.table.flights.is_empty()
+    }
+
+    /// Tells whether [`Flights::drain`] has begun to cancel what runs.
+    pub fn is_stopping(&self) -> bool {
+        self.table.stop.is_cancelled()
     }
 
     /// Requests that hold a seat.
@@ -550,6 +567,7 @@ impl<K: Eq + Hash, V> Drop for Lead<K, V> {
             };
             let _ = landing.send(Err(error));
         }
+        self.status.ended.cancel();
     }
 }
 

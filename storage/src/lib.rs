@@ -33,9 +33,9 @@ mod sumdb;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod turn;
+mod upload;
 mod upstream;
 pub mod verify;
-
 mod warmer;
 mod warning_gate;
 

@@ -2,9 +2,10 @@
 //! primed to 0; there is no global, so two instances in one process share nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use lease::{LeaseKey, LeaseObserver, LostReason, Outcome, ReleaseEnd};
+use lease::{LeaseKey, LeaseObserver, LostReason, Outcome, QueueStats, ReleaseEnd};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -53,6 +54,16 @@ pub(crate) const RELAY_ENDS: [&str; 7] = [
 /// Answers to early take-overs, the label values of `corral_lease_take_over_total`.
 pub(crate) const TAKE_OVER_RESULTS: [&str; 5] = ["freed", "refused", "gone", "moved", "failed"];
 
+/// Answers to a push of a job, the label values of `corral_retry_pushed_total`.
+pub(crate) const PUSH_RESULTS: [&str; 5] = ["queued", "already_queued", "dead", "full", "failed"];
+
+/// What becomes of a job after a run, label values of `corral_retry_attempts_total`.
+pub(crate) const JOB_OUTCOMES: [&str; 5] = ["done", "absent", "failed", "dead", "put_back"];
+
+/// Kinds of jobs, label values of `corral_retry_attempts_total`; the last is for those that
+/// another version has made.
+pub(crate) const JOB_KINDS: [&str; 3] = ["fetch", "upload", "unknown"];
+
 /// The one label of a counter family.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
@@ -79,6 +90,22 @@ pub struct ReasonLabel {
 pub struct CauseLabel {
     /// One of the family's named values.
     pub cause: &'static str,
+}
+
+/// The one label of a gauge family.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StateLabel {
+    /// One of the family's named values.
+    pub state: &'static str,
+}
+
+/// The labels of `corral_retry_attempts_total`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct JobLabels {
+    /// What was to be done.
+    pub kind: &'static str,
+    /// What became of it.
+    pub outcome: &'static str,
 }
 
 /// The labels of `corral_upstream_fetches_total`. Upstreams are configured, so their number is
@@ -149,6 +176,18 @@ pub struct StorageMetrics {
     pub limit_reached: Family<LimitLabel, Counter>,
     /// Stale documents served because a refresh failed.
     pub stale_if_error: Counter,
+    /// Bodies that broke off and were gone on with where they did.
+    pub fill_resumed: Counter,
+    /// Jobs in the queue by state; sampled.
+    pub retry_jobs: Family<StateLabel, Gauge>,
+    /// How late the most overdue job is, in seconds; sampled.
+    pub retry_lag_seconds: Gauge<f64, AtomicU64>,
+    /// Answers to pushes of jobs.
+    pub retry_pushed: Family<ResultLabel, Counter>,
+    /// Runs of jobs by kind and what became of the job.
+    pub retry_attempts: Family<JobLabels, Counter>,
+    /// Dead jobs that left for want of room.
+    pub retry_dead_dropped: Counter,
 }
 
 /// The one label of `corral_limit_reached_total`.
@@ -196,6 +235,12 @@ impl StorageMetrics {
             spool_bytes: Gauge::default(),
             limit_reached: Family::default(),
             stale_if_error: Counter::default(),
+            fill_resumed: Counter::default(),
+            retry_jobs: Family::default(),
+            retry_lag_seconds: Gauge::default(),
+            retry_pushed: Family::default(),
+            retry_attempts: Family::default(),
+            retry_dead_dropped: Counter::default(),
         };
         for outcome in FILL_OUTCOMES {
             let _ = metrics.fills.get_or_create(&OutcomeLabel { outcome });
@@ -341,7 +386,81 @@ impl StorageMetrics {
             "Stale documents served because a refresh failed",
             metrics.stale_if_error.clone(),
         );
+        registry.register(
+            "fill_resumed",
+            "Bodies that broke off and were gone on with where they did",
+            metrics.fill_resumed.clone(),
+        );
+        metrics.register_retries(registry);
         Arc::new(metrics)
+    }
+
+    fn register_retries(&self, registry: &mut Registry) {
+        self.set_queue(&QueueStats::default());
+        for result in PUSH_RESULTS {
+            let _ = self.retry_pushed.get_or_create(&ResultLabel { result });
+        }
+        for kind in JOB_KINDS {
+            for outcome in JOB_OUTCOMES {
+                let _ = self
+                    .retry_attempts
+                    .get_or_create(&JobLabels { kind, outcome });
+            }
+        }
+        registry.register(
+            "retry_jobs",
+            "Jobs for later by state, sampled",
+            self.retry_jobs.clone(),
+        );
+        registry.register_with_unit(
+            "retry_lag",
+            "How late the most overdue job is, sampled",
+            Unit::Seconds,
+            self.retry_lag_seconds.clone(),
+        );
+        registry.register(
+            "retry_pushed",
+            "Failures that were to become jobs",
+            self.retry_pushed.clone(),
+        );
+        registry.register(
+            "retry_attempts",
+            "Runs of jobs by kind and what became of the job",
+            self.retry_attempts.clone(),
+        );
+        registry.register(
+            "retry_dead_dropped",
+            "Dead jobs that left for want of room",
+            self.retry_dead_dropped.clone(),
+        );
+    }
+
+    /// Shows how full the queue of jobs is.
+    pub fn set_queue(&self, stats: &QueueStats) {
+        let jobs = [
+            ("queued", stats.queued),
+            ("taken", stats.taken),
+            ("dead", stats.dead),
+        ];
+        for (state, number) in jobs {
+            let gauge = self.retry_jobs.get_or_create(&StateLabel { state });
+            gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+        }
+        self.retry_lag_seconds.set(stats.lag.as_secs_f64());
+    }
+
+    /// Counts the answer to a push of a job.
+    pub fn count_pushed(&self, result: &'static str) {
+        self.retry_pushed
+            .get_or_create(&ResultLabel { result })
+            .inc();
+    }
+
+    /// Counts a run of a job.
+    pub fn count_job(&self, kind: &'static str, outcome: &'static str) {
+        self.retry_attempts
+            .get_or_create(&JobLabels { kind, outcome })
+            .inc();
     }
 
     /// Makes the series of `upstream` exist, at 0.

@@ -379,7 +379,7 @@ impl Refresh {
 
     async fn fetch(&mut self) -> Result<(), Error> {
         let (core, status) = (self.core.clone(), self.lead.status().clone());
-        let mut attempts = Attempts::new(&core, &status);
+        let mut attempts = Attempts::new(&core, &status, core.config.retries);
         let document = loop {
             let deadline = attempts.begin();
             match self.attempt(deadline).await {

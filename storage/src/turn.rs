@@ -67,6 +67,8 @@ pub(crate) enum Turn<T> {
 pub(crate) enum Look {
     /// Is the result there?
     Result,
+    /// Is it, or else has somebody written down that it does not exist?
+    ResultOrAbsence,
     /// Is it, or else has somebody written down why not? Costs a question to the shared records.
     ResultOrFailure,
 }
@@ -95,6 +97,11 @@ impl Wait {
     /// Whom the follower waits for; `None` before it waits.
     pub(crate) fn held(&self) -> watch::Receiver<Option<HeldLease>> {
         self.held.subscribe()
+    }
+
+    /// Tells whether the follower has waited for anybody.
+    pub(crate) fn has_followed(&self) -> bool {
+        self.held.borrow().is_some()
     }
 
     /// Wakes the follower: there is a hint that its holder has ended.

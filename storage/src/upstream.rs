@@ -56,6 +56,11 @@ pub trait Upstream: Send + Sync + Debug {
     /// - [`Error::Corrupt`]: the announced length is over `bytes_max`.
     /// - [`Error::InvalidName`]: the path is none that a proxy can have.
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched, Error>;
+
+    /// How many upstreams this stands for.
+    fn members(&self) -> usize {
+        1
+    }
 }
 
 /// What to fetch, and how far to go for it.
@@ -77,6 +82,8 @@ pub struct FetchRequest {
     /// Names of upstreams whose body broke off earlier in this fill. A list goes past them where
     /// it goes on after any error, because it was too late for that when the body broke.
     pub broken_at: Vec<Arc<str>>,
+    /// Whether a list goes on after any error, whatever stands between its upstreams.
+    pub after_any_error: bool,
 }
 
 impl FetchRequest {
@@ -90,6 +97,7 @@ impl FetchRequest {
             resume: None,
             first_byte_deadline: None,
             broken_at: Vec::new(),
+            after_any_error: false,
         }
     }
 }
@@ -118,6 +126,20 @@ pub struct ResumeFrom {
     pub offset: u64,
     /// The strong `ETag` of the first part, quotes included; with a weak one the whole is sent.
     pub etag: String,
+}
+
+impl ResumeFrom {
+    /// Behind `offset` bytes of what `upstream` calls `etag`; `None` where that names no bytes.
+    ///
+    /// A range of a weakly equal body could be a range of other bytes (RFC 9110, 13.1.5).
+    pub fn strong(upstream: &Arc<str>, offset: u64, etag: Option<&str>) -> Option<Self> {
+        let etag = etag.filter(|etag| offset > 0 && etag.starts_with('"'))?;
+        Some(Self {
+            upstream: upstream.clone(),
+            offset,
+            etag: etag.to_owned(),
+        })
+    }
 }
 
 /// The answer to a fetch.

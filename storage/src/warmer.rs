@@ -19,7 +19,7 @@ use crate::artifacts::{
 };
 use crate::config::WarmerConfig;
 use crate::error::{Error, ErrorKind, FailureRecord};
-use crate::fill::{Fill, Landed};
+use crate::fill::{Fill, Landed, LedBy};
 use crate::flight::{FlightView, Flights, Role, Seat};
 use crate::holder_watch::{HolderWatch, WatchParts};
 use crate::hot::HotTier;
@@ -31,6 +31,7 @@ use crate::record_warnings::RecordWarnings;
 use crate::refresh::{self, Refresh};
 use crate::relay::follow::Distrusted;
 use crate::relay::serve::Granted;
+use crate::retry::{Retries, RetriesParts, Worker, WorkerParts, sample_queue};
 use crate::revalidations::{Revalidations, revalidate_queued};
 use crate::spool::Spool;
 use crate::store::{ArtifactStore, Stored};
@@ -87,6 +88,7 @@ pub(crate) struct Core {
     pub(crate) distrusted: Distrusted,
     pub(crate) record_warnings: RecordWarnings,
     pub(crate) revalidations: Revalidations,
+    pub(crate) retries: Retries,
     pub(crate) config: WarmerConfig,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<StorageMetrics>,
@@ -96,15 +98,17 @@ pub(crate) struct Core {
 #[derive(Debug)]
 pub struct Warmer {
     core: Arc<Core>,
-    queue: Arc<dyn DelayQueue>,
-    /// The sampler, the revalidation worker and the watches of holders; ended by [`Warmer::shutdown`] or by drop.
+    /// Ends the taking of jobs, before anything else ends.
+    winding_down: CancellationToken,
+    /// The samplers, the workers and the watches of holders; ended by [`Warmer::shutdown`] or by
+    /// drop.
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Warmer {
-    /// Wraps a store. Starts two tasks on `parts.runtime`: the worker of refreshes behind stale
-    /// answers, and the sampler of gauges.
+    /// Wraps a store. Starts tasks on `parts.runtime`: the worker of refreshes behind stale
+    /// answers, the worker of jobs for later, and the samplers of gauges.
     pub fn new(parts: WarmerParts, config: WarmerConfig, hot: HotTier) -> Self {
         let (revalidations, queued) = Revalidations::new(config.revalidations_max);
         let stop = CancellationToken::new();
@@ -139,6 +143,14 @@ impl Warmer {
             records: parts.records,
             record_warnings: RecordWarnings::new(parts.clock.clone()),
             revalidations,
+            retries: Retries::new(RetriesParts {
+                queue: parts.queue,
+                worker: parts.worker,
+                config: config.retry,
+                on_failure: config.on_failure,
+                clock: parts.clock.clone(),
+                metrics: parts.metrics.clone(),
+            }),
             config,
             clock: parts.clock,
             metrics: parts.metrics,
@@ -153,10 +165,26 @@ impl Warmer {
             stop.clone().run_until_cancelled_owned(sampler),
             &parts.runtime,
         );
+        let sampler = sample_queue(core.clone());
+        tasks.spawn_on(
+            stop.clone().run_until_cancelled_owned(sampler),
+            &parts.runtime,
+        );
+        let winding_down = stop.child_token();
+        let worker = Worker::new(
+            core.clone(),
+            WorkerParts {
+                runtime: parts.runtime.clone(),
+                tasks: tasks.clone(),
+                winding_down: winding_down.clone(),
+                stop: stop.clone(),
+            },
+        );
+        tasks.spawn_on(worker.run(), &parts.runtime);
         tasks.close();
         Self {
             core,
-            queue: parts.queue,
+            winding_down,
             stop,
             tasks,
         }
@@ -164,7 +192,7 @@ impl Warmer {
 
     /// The jobs for later, for operators.
     pub fn retries(&self) -> &Arc<dyn DelayQueue> {
-        &self.queue
+        self.core.retries.queue()
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -195,9 +223,10 @@ impl Warmer {
         self.core.sample_flights();
     }
 
-    /// Ends the warmer's tasks: flights may go on for `patience`, then they are cancelled.
-    /// Returns how many were.
+    /// Ends the warmer's tasks: flights may go on for `patience`, then they are cancelled and
+    /// become jobs for later. Returns how many were. Flights that only a job waits for end at once.
     pub async fn shutdown(&self, patience: Duration) -> usize {
+        self.winding_down.cancel();
         let cancelled = self
             .core
             .flights
@@ -314,7 +343,7 @@ impl Core {
                     if key.is_mutable() {
                         Refresh::new(core, key, lead).run().await;
                     } else {
-                        Fill::new(core, key, lead).run().await;
+                        Fill::new(core, key, lead, LedBy::Client).run().await;
                     }
                 }
             })
@@ -336,31 +365,27 @@ impl Core {
         Ok((landed, seat))
     }
 
+    /// Takes a seat for a job in the flight of an immutable artifact, starting one if there is
+    /// none.
+    pub(crate) fn join_for_job(self: &Arc<Self>, key: &ArtifactKey) -> Result<Seat<Landed>, Error> {
+        self.flights.join(key, &key.unit(), |lead| {
+            Fill::new(self.clone(), key.clone(), lead, LedBy::Job).run()
+        })
+    }
+
     fn count_limit(&self, error: &Error) {
         if let Error::Overloaded { limit } = error {
             self.metrics.count_limit(limit);
         }
     }
 
-    /// Looks for an immutable artifact in the store, then for a remembered failure.
+    /// Looks for an immutable artifact in the store, and then, as far as `look` says, for a
+    /// remembered failure.
     ///
     /// # Errors
     ///
     /// [`Error::Remembered`]: it failed or does not exist, as somebody found out shortly before.
     /// [`Error::Storage`]: the store cannot tell; that is not absence.
-    pub(crate) async fn look(
-        &self,
-        key: &ArtifactKey,
-        unit: &str,
-    ) -> Result<Option<Stored>, Error> {
-        self.look_as_far(key, unit, Look::ResultOrFailure).await
-    }
-
-    /// As [`Core::look`], or in the store alone.
-    ///
-    /// # Errors
-    ///
-    /// As [`Core::look`].
     pub(crate) async fn look_as_far(
         &self,
         key: &ArtifactKey,
@@ -374,15 +399,32 @@ impl Core {
             return Ok(None);
         }
         match self.remembered_failure(unit).await {
-            Some(record) => Err(Error::Remembered(record)),
-            None => Ok(None),
+            Some(record) if look == Look::ResultOrFailure || record.is_absence() => {
+                Err(Error::Remembered(record))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Forgets that a unit failed.
+    pub(crate) async fn forget_failure(&self, unit: &str) {
+        if let Err(error) = self.records.delete(&failure_record(unit)).await {
+            self.record_warnings.warn("delete", unit, &error);
         }
     }
 
     /// What is remembered of a unit that does not exist, or failed a moment ago.
     pub(crate) async fn remembered_failure(&self, unit: &str) -> Option<FailureRecord> {
         match self.records.get(&failure_record(unit)).await {
-            Ok(record) => serde_json::from_slice(&record?.value).ok(),
+            Ok(record) => {
+                let record = record?;
+                let mut failure: FailureRecord = serde_json::from_slice(&record.value).ok()?;
+                // What is left of it by now.
+                failure.retry_after_ms = failure
+                    .retry_after_ms
+                    .map(|_| u64::try_from(record.expires_in.as_millis()).unwrap_or(u64::MAX));
+                Some(failure)
+            }
             Err(error) => {
                 tracing::debug!(unit, %error, "records are unavailable");
                 None
@@ -392,6 +434,10 @@ impl Core {
 
     /// Writes a failure down for everybody who asks in the next seconds, if it is one to tell.
     pub(crate) async fn remember_failure(&self, key: &ArtifactKey, unit: &str, error: &Error) {
+        if matches!(error, Error::Remembered(_)) {
+            return;
+        }
+        let mut record = error.to_record();
         let ttl = match error.kind() {
             // The go command asks for a partial tile that is not there yet, then for the full one,
             // and the partial one may be there a moment later.
@@ -402,18 +448,21 @@ impl Core {
             | ErrorKind::Transient
             | ErrorKind::TimedOut
             | ErrorKind::Throttled
-            | ErrorKind::Forbidden
-            | ErrorKind::Refused
-            | ErrorKind::Corrupt => error
-                .retry_after()
-                .map_or(self.config.failure_ttl, |wait| wait.min(FAILURE_TTL_MAX)),
+            | ErrorKind::Corrupt => match self.growing_pause(key, error).await {
+                Some(pause) => {
+                    record.retry_after_ms = u64::try_from(pause.as_millis()).ok();
+                    pause
+                }
+                None => self.failure_ttl_after(error),
+            },
+            ErrorKind::Forbidden | ErrorKind::Refused => self.failure_ttl_after(error),
             // Ours, not the unit's: remembering would make a moment's trouble last.
             _ => return,
         };
-        if matches!(error, Error::Remembered(_)) || ttl < Duration::from_millis(1) {
+        if ttl < Duration::from_millis(1) {
             return;
         }
-        let record = serde_json::to_vec(&error.to_record()).unwrap_or_default();
+        let record = serde_json::to_vec(&record).unwrap_or_default();
         if let Err(error) = self
             .records
             .set(&failure_record(unit), record.into(), ttl)
@@ -421,6 +470,12 @@ impl Core {
         {
             self.record_warnings.warn("set", unit, &error);
         }
+    }
+
+    fn failure_ttl_after(&self, error: &Error) -> Duration {
+        error
+            .retry_after()
+            .map_or(self.config.failure_ttl, |wait| wait.min(FAILURE_TTL_MAX))
     }
 
     /// Logs a failed fill once, with its causes. What does not exist is no failure of ours.

@@ -173,9 +173,10 @@ impl UpstreamList {
 #[async_trait]
 impl Upstream for UpstreamList {
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched, Error> {
-        let is_broken = |member: &Member| {
-            member.goes_on_after_any_error && request.broken_at.contains(&member.name)
-        };
+        let goes_on_from =
+            |member: &Member| member.goes_on_after_any_error || request.after_any_error;
+        let is_broken =
+            |member: &Member| goes_on_from(member) && request.broken_at.contains(&member.name);
         // Those whose body broke come last. They still come: "does not exist" from the others is
         // no proof as long as one of them could have it.
         let sound = self.members.iter().filter(|member| !is_broken(member));
@@ -186,13 +187,17 @@ impl Upstream for UpstreamList {
                 Ok(fetched) => return Ok(fetched),
                 Err(error) => error,
             };
-            let goes_on = is_absence(&error) || member.goes_on_after_any_error;
+            let goes_on = is_absence(&error) || goes_on_from(member);
             best = Some(worse_to_hide(best, error));
             if !goes_on {
                 break;
             }
         }
         Err(best.expect("a parsed list is never empty"))
+    }
+
+    fn members(&self) -> usize {
+        self.members.len()
     }
 }
 

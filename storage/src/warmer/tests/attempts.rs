@@ -1,12 +1,15 @@
 //! Failing upstreams: how often they are asked, what waiters are told, how long it is remembered.
 
 use super::*;
+use crate::config::OnFailure;
 use crate::testing::soon;
 
+/// Nothing tries again behind its back: these tests count what its clients cost.
 fn instance_with_retries(scene: &Scene, retries: u32) -> Arc<Instance> {
-    let builder = scene
-        .instance("a")
-        .config(|config| config.retries = retries);
+    let builder = scene.instance("a").config(|config| {
+        config.retries = retries;
+        config.on_failure = OnFailure::Drop;
+    });
     Arc::new(builder.start())
 }
 
