@@ -4,6 +4,8 @@
 mod contract;
 mod faulty;
 mod lease_contract;
+#[cfg(test)]
+pub(crate) mod log;
 mod lossy;
 mod odd_server;
 mod queue_contract;

@@ -1,9 +1,9 @@
 //! `QueueFile`: the jobs on disk. One file, written by one transaction per change or group of
 //! changes; all calls block.
 //!
-//! A file that cannot be what it should (damaged, or by a newer version) is moved aside and a new
-//! one begun; nothing is ever deleted. A file that cannot be opened or written for another reason
-//! (a full disk, another process that still has it) is left alone and tried again.
+//! A file that cannot be what it should (damaged, by a newer version, or not ours to open) is moved
+//! aside and a new one begun; nothing is ever deleted. A file that cannot be opened or written for
+//! another reason (a full disk, another process that still has it) is left alone and tried again.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,7 +41,7 @@ pub(super) struct Opened {
     /// The entries, by number.
     pub(super) jobs: Vec<(u64, StoredJob)>,
     /// The numbers of those that mean nothing.
-    pub(super) unreadable: usize,
+    pub(super) unreadable: Vec<u64>,
     /// Where a file went that was not usable, and why.
     pub(super) set_aside: Option<(PathBuf, String)>,
 }
@@ -95,16 +95,40 @@ impl QueueFile {
             std::fs::create_dir_all(folder).map_err(FileError::Io)?;
         }
         let reason = match guarded(|| self.try_open()) {
-            Ok(opened) => return Ok(opened),
+            Ok(opened) => {
+                self.sync_folder();
+                return Ok(opened);
+            }
             Err(FileError::Damaged(reason)) => reason,
+            // It will not be readable the next time either, and jobs would be refused until then.
+            Err(FileError::Io(error)) if self.is_barred(&error) => error.to_string(),
             Err(error) => return Err(error),
         };
         let aside = self.set_aside(since_epoch).map_err(FileError::Io)?;
         let opened = guarded(|| self.try_open())?;
+        self.sync_folder();
         Ok(Opened {
             set_aside: Some((aside, reason)),
             ..opened
         })
+    }
+
+    /// Says whether `error` means that something is at the file's path that nobody may open.
+    fn is_barred(&self, error: &io::Error) -> bool {
+        let barred = matches!(
+            error.kind(),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory
+        );
+        barred && self.path.symlink_metadata().is_ok()
+    }
+
+    /// Makes a new file's name as durable as what is written into it.
+    fn sync_folder(&self) {
+        let folder = self.path.parent().map(std::fs::File::open);
+        if let Some(Ok(folder)) = folder {
+            // Some file systems have no such thing for folders; there is nothing else to be done.
+            let _ = folder.sync_all();
+        }
     }
 
     fn try_open(&mut self) -> Result<Opened, FileError> {
@@ -131,12 +155,12 @@ impl QueueFile {
             writing.open_table(JOBS)?;
         }
         writing.commit()?;
-        let (mut jobs, mut unreadable) = (Vec::new(), 0);
+        let (mut jobs, mut unreadable) = (Vec::new(), Vec::new());
         for entry in database.begin_read()?.open_table(JOBS)?.iter()? {
             let (seq, json) = entry?;
             match StoredJob::read(json.value()) {
                 Some(job) => jobs.push((seq.value(), job)),
-                None => unreadable += 1,
+                None => unreadable.push(seq.value()),
             }
         }
         self.database = Some(database);

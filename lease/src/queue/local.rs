@@ -23,6 +23,8 @@ use crate::{Clock, LeaseError, PAGE_LIMIT_MAX};
 
 /// The least time between two attempts to open a file that could not be opened or written.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// How often a push is put in whose place another job of its id takes while it is written.
+const PUSHES_MAX: usize = 3;
 
 /// The delay queue of one process. Clones share everything.
 ///
@@ -162,6 +164,14 @@ impl LocalQueue {
         Arc::clone(file.lock().await.file.disk())
     }
 
+    /// Opens the file again without writing to it.
+    #[cfg(test)]
+    pub(super) async fn reopen(&self) {
+        let file = self.shared.file.as_ref().expect("a queue with a file");
+        let mut state = Arc::clone(file).lock_owned().await;
+        assert!(self.shared.open(&mut state));
+    }
+
     /// Returns the queue's data, for a journal.
     pub(super) fn core(&self) -> MutexGuard<'_, Core> {
         lock(&self.shared.core)
@@ -177,18 +187,23 @@ impl LocalQueue {
         let Some(file) = &self.shared.file else {
             return;
         };
-        let change = {
+        let (change, owed) = {
             let core = self.core();
             if !core.wants_file() {
                 return;
             }
-            core.changes()
+            let change = core.changes();
+            (change, core.is_settled(change))
         };
         let state = Arc::clone(file).lock_owned().await;
-        // Whoever had the file before may have written this too.
+        // Whoever had the file before may have written this too. What came since is for those to
+        // write who wait behind: were it written here, every write would carry one change.
         let done = {
             let core = self.core();
-            core.is_settled(change) && !core.is_behind()
+            match owed {
+                true => !core.is_behind(),
+                false => core.is_settled(change),
+            }
         };
         if done {
             return;
@@ -224,29 +239,28 @@ impl LocalQueue {
     /// Pushes in a given role, which only a journal has.
     pub(super) async fn push_as(&self, job: &NewJob, role: Role) -> Result<Pushed, LeaseError> {
         job.check()?;
-        let (pushed, arrival) = {
-            let mut core = self.core();
-            let pushed = core.push(self.now(), job, role);
-            (pushed, core.arrival(&job.id))
-        };
-        self.flush().await;
-        let Some(arrival) = arrival else {
-            return Ok(pushed);
-        };
-        match arrival.get() {
-            Some(true) => return Ok(pushed),
-            Some(false) => {}
-            None => match self.core().mirror(&job.id) {
-                // The file, which was read only now, had a job of this id.
-                Some(there) if there.job.serial != job.serial => {
-                    return Ok(Pushed::AlreadyQueued {
-                        serial: there.job.serial,
-                    });
-                }
-                Some(_) => {}
-                // An operator dropped it.
-                None => return Ok(pushed),
-            },
+        for _ in 0..PUSHES_MAX {
+            let (pushed, arrival) = {
+                let mut core = self.core();
+                let pushed = core.push(self.now(), job, role);
+                (pushed, core.arrival(&job.id))
+            };
+            self.flush().await;
+            let Some(arrival) = arrival else {
+                return Ok(pushed);
+            };
+            match arrival.get() {
+                Some(true) => return Ok(pushed),
+                Some(false) => break,
+                None => match self.core().mirror(&job.id) {
+                    // The file, which was read only now, had a job of this id; or another push
+                    // took the place of this one.
+                    Some(there) if there.job.serial != job.serial => {}
+                    Some(_) => break,
+                    // An operator dropped it.
+                    None => return Ok(pushed),
+                },
+            }
         }
         let health = self.file_health();
         let why = health.and_then(|health| health.last_error);
@@ -286,6 +300,10 @@ impl Shared {
                 return;
             }
         };
+        if written.is_err() {
+            // To open it again is to read all of it, which not every refused push is worth.
+            state.tried = Some(self.clock.now());
+        }
         lock(&self.core).end_write(batch, written.is_ok());
         self.report(&state, written);
     }
@@ -318,13 +336,15 @@ impl Shared {
                 health.set_aside.push(aside);
             }
         }
-        let mut unreadable = opened.unreadable;
         let mut core = lock(&self.core);
+        core.pass_over(&opened.unreadable);
         if core.is_loaded() {
-            core.rewrite(opened.jobs.into_iter().map(|(seq, _)| seq));
-        } else {
-            unreadable += core.load(opened.jobs, self.now(), self.wall_ms());
+            core.complete(&opened.jobs);
+            return true;
         }
+        let odd = core.load(opened.jobs, self.now(), self.wall_ms());
+        drop(core);
+        let unreadable = opened.unreadable.len() + odd;
         if unreadable > 0 {
             tracing::warn!(
                 queue.file = %path,

@@ -1,6 +1,6 @@
 //! What the file must learn, and what it tells at the start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::entry::{Arrival, Entry, Phase, ms};
 use super::{Core, Done, Memory};
@@ -8,6 +8,10 @@ use crate::queue::job::{
     DELAY_MAX, DoneJob, JobId, JobRef, JobSerial, LIFE_MAX, NewJob, clamped_ms,
 };
 use crate::queue::stored::{StoredJob, StoredState};
+
+/// The highest number of an entry: a file that has a higher one was not written by us, and counting
+/// on from there must not end.
+const SEQ_MAX: u64 = u64::MAX / 2;
 
 /// Changes that are not in the file yet.
 #[derive(Debug, Default)]
@@ -138,6 +142,10 @@ impl Core {
         self.disk.loaded = true;
         let (mut bad, mut highest) = (0, 0);
         for (seq, job) in stored {
+            if seq > SEQ_MAX {
+                bad += 1;
+                continue;
+            }
             highest = highest.max(seq);
             bad += usize::from(!self.load_one(seq, job, now, wall));
         }
@@ -160,6 +168,11 @@ impl Core {
         let serial = job.serial.unwrap_or_else(JobSerial::random);
         if job.state == StoredState::Done && self.memory == Memory::Nothing {
             // There was a shared queue to be told, and there is none any more.
+            self.touch(seq);
+            return true;
+        }
+        if job.state == StoredState::Done && self.done_serials.contains_key(&serial) {
+            // One that is told twice would be owed for ever.
             self.touch(seq);
             return true;
         }
@@ -223,11 +236,24 @@ impl Core {
         true
     }
 
-    /// Makes the file learn everything anew, and forget `others` that are not known here.
-    pub(crate) fn rewrite(&mut self, others: impl IntoIterator<Item = u64>) {
-        let known = self.entries.keys().chain(self.done.keys()).copied();
-        let all: Vec<u64> = known.chain(others).collect();
-        self.disk.dirty.extend(all);
+    /// Keeps the numbers of entries that mean nothing to this version from being used again: what
+    /// they say stays for a version that can read it.
+    pub(crate) fn pass_over(&mut self, unreadable: &[u64]) {
+        let ours = unreadable.iter().filter(|seq| **seq <= SEQ_MAX);
+        self.next = self.next.max(ours.max().map_or(0, |seq| seq + 1));
+    }
+
+    /// Makes the file, which was opened again and has `stored`, learn what it lacks beside the
+    /// changes that it was not told: all of it if it is another one.
+    pub(crate) fn complete(&mut self, stored: &[(u64, StoredJob)]) {
+        let there: HashSet<(u64, &str)> =
+            stored.iter().map(|(seq, job)| (*seq, &*job.id)).collect();
+        let entries = self.entries.iter().map(|(seq, entry)| (*seq, &entry.id));
+        let done = self.done.iter();
+        let done = done.map(|(seq, done)| (*seq, &done.done.job.id));
+        let lacks = |(seq, id): &(u64, &JobId)| !there.contains(&(*seq, id.as_str()));
+        let lacking = entries.chain(done).filter(lacks).map(|(seq, _)| seq);
+        self.disk.dirty.extend(lacking);
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::queue::stored::StoredJob;
+use crate::queue::stored::{StoredJob, StoredState};
 
 const JOBS_MAX: usize = 5;
 const DEAD_MAX: usize = 3;
@@ -442,4 +442,30 @@ fn ten_thousand_jobs_are_little() {
         }
     }
     assert_eq!((done, core.len(), core.bytes), (10_000, 0, 0));
+}
+
+// Whatever a file says twice, the shared queue is told once.
+#[test]
+fn what_is_owed_twice_is_paid_once() {
+    let mut core = Core::new(QueueLimits::default(), Memory::Owed, true);
+    let done = StoredJob::named("unit", JobSerial::random(), StoredState::Done);
+    let stored = vec![(1, done.clone()), (2, done)];
+    assert_eq!(core.load(stored, START, START + WALL_AHEAD), 0);
+    let owed = core.owed(10);
+    assert_eq!(owed.len(), 1);
+    core.paid(&owed);
+    assert_eq!(core.owed(10), []);
+    let batch = core.begin_write(START, START + WALL_AHEAD);
+    let removed = batch.writes.iter().filter(|(_, job)| job.is_none());
+    assert_eq!(removed.count(), 2);
+}
+
+#[test]
+fn a_number_that_nobody_gave_ends_no_counting() {
+    let mut core = core();
+    let stored = StoredJob::named("unit", JobSerial::random(), StoredState::Queued);
+    assert_eq!(core.load(vec![(u64::MAX, stored)], START, START), 1);
+    core.pass_over(&[u64::MAX]);
+    let job = NewJob::new(id(1), "fill", Bytes::new());
+    assert_eq!(core.push(START, &job, Role::Own), Pushed::Queued);
 }

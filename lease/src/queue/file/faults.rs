@@ -19,6 +19,10 @@ pub(crate) struct Disk {
     pub(crate) read_only: AtomicBool,
     /// What was written may be lost.
     pub(crate) cannot_sync: AtomicBool,
+    /// Files that are there cannot be opened.
+    pub(crate) forbidden: AtomicBool,
+    /// How often a file was opened.
+    pub(crate) opens: AtomicU64,
     /// How often it was synchronized.
     pub(crate) syncs: AtomicU64,
 }
@@ -31,6 +35,10 @@ pub(super) struct Backend {
 
 impl Disk {
     pub(super) fn open(self: &Arc<Self>, path: &Path) -> Result<Backend, redb::DatabaseError> {
+        self.opens.fetch_add(1, Ordering::Relaxed);
+        if path.exists() {
+            Self::check(&self.forbidden, io::ErrorKind::PermissionDenied)?;
+        }
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false);
         Ok(Backend {

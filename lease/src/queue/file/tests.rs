@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used)]
+use std::sync::atomic::Ordering::Relaxed;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -22,6 +24,26 @@ fn filled(folder: &Folder, jobs: u64) -> QueueFile {
     file
 }
 
+impl QueueFile {
+    /// Puts bytes in that need not be a job.
+    pub(crate) fn put_bytes(&mut self, seq: u64, bytes: &[u8]) {
+        let writing = self.database.as_ref().unwrap().begin_write().unwrap();
+        writing
+            .open_table(JOBS)
+            .unwrap()
+            .insert(seq, bytes)
+            .unwrap();
+        writing.commit().unwrap();
+    }
+
+    /// Returns what is there under a number.
+    pub(crate) fn bytes(&self, seq: u64) -> Option<Vec<u8>> {
+        let reading = self.database.as_ref().unwrap().begin_read().unwrap();
+        let jobs = reading.open_table(JOBS).unwrap();
+        Some(jobs.get(seq).unwrap()?.value().to_vec())
+    }
+}
+
 fn opened(folder: &Folder) -> Opened {
     QueueFile::new(folder.file()).open(NOW).unwrap()
 }
@@ -41,7 +63,7 @@ fn what_was_written_is_read() {
     assert_eq!(opened.jobs.len(), 2);
     assert_eq!(opened.jobs[0], (2, changed));
     assert_eq!(opened.jobs[1].0, 3);
-    assert_eq!((opened.unreadable, opened.set_aside), (0, None));
+    assert_eq!((opened.unreadable, opened.set_aside), (vec![], None));
 }
 
 #[test]
@@ -85,18 +107,11 @@ fn a_newer_format_is_moved_aside() {
 fn an_entry_that_means_nothing_stays_and_hides_nothing() {
     let folder = Folder::new();
     let mut file = filled(&folder, 2);
-    let database = file.database.as_ref().unwrap();
-    let writing = database.begin_write().unwrap();
-    writing
-        .open_table(JOBS)
-        .unwrap()
-        .insert(7, b"\xff".as_slice())
-        .unwrap();
-    writing.commit().unwrap();
+    file.put_bytes(7, b"\xff");
     file.close();
     for _ in 0..2 {
         let opened = opened(&folder);
-        assert_eq!((opened.jobs.len(), opened.unreadable), (2, 1));
+        assert_eq!((opened.jobs.len(), opened.unreadable), (2, vec![7]));
     }
 }
 
@@ -124,10 +139,31 @@ fn a_folder_that_cannot_be_used_is_an_error() {
     std::fs::write(folder.path().join("file"), "").unwrap();
     let mut file = QueueFile::new(folder.path().join("file/queue.redb"));
     assert!(matches!(file.open(NOW), Err(FileError::Io(_))));
+    assert_eq!(folder.names(), ["file"]);
+}
+
+// Jobs are not refused for ever because somebody changed what is at the path, or its rights.
+// acceptance: G6; fault: 34
+#[test]
+fn what_nobody_may_open_is_moved_aside() {
+    let folder = Folder::new();
     std::fs::create_dir(folder.file()).unwrap();
+    std::fs::write(folder.file().join("note"), "not ours").unwrap();
+    let aside = opened(&folder).set_aside.unwrap().0;
+    assert!(aside.join("note").exists(), "nothing is deleted");
+    assert!(folder.file().is_file());
+
+    filled(&folder, 3).close();
     let mut file = QueueFile::new(folder.file());
-    assert!(matches!(file.open(NOW), Err(FileError::Io(_))));
-    assert_eq!(folder.names(), ["file", "queue.redb"]);
+    file.disk().forbidden.store(true, Relaxed);
+    let there = file.open(NOW).unwrap();
+    assert!(there.jobs.is_empty());
+    let (aside, reason) = there.set_aside.unwrap();
+    assert!(reason.contains("permission"), "{reason}");
+    file.write(&[(1, Some(stored("new")))]).unwrap();
+    // Whoever gets it back finds all of it.
+    let mut old = QueueFile::new(aside);
+    assert_eq!(old.open(NOW).unwrap().jobs.len(), 3);
 }
 
 proptest! {

@@ -6,6 +6,7 @@ use futures::future::join_all;
 
 use super::*;
 use crate::queue::stored::{StoredJob, StoredState};
+use crate::testing::log;
 use crate::{JobQuery, JobState};
 
 const LONG: Duration = Duration::from_secs(30 * 60);
@@ -151,6 +152,7 @@ async fn concurrent_pushes_share_their_writes() {
 }
 
 // A full disk costs new jobs only, and they say so.
+// acceptance: G6; fault: 34
 #[tokio::test]
 async fn a_full_disk_refuses_new_jobs_and_loses_none() {
     let (folder, clock) = (Folder::new(), ManualClock::new());
@@ -159,6 +161,7 @@ async fn a_full_disk_refuses_new_jobs_and_loses_none() {
         queue.push(&job(id)).await.unwrap();
     }
     let disk = queue.disk().await;
+    log::keep();
     disk.read_only.store(true, Relaxed);
     let jobs: Vec<_> = (0..20).map(|n| job(&format!("new{n}"))).collect();
     for answer in join_all(jobs.iter().map(|job| queue.push(job))).await {
@@ -167,6 +170,8 @@ async fn a_full_disk_refuses_new_jobs_and_loses_none() {
     }
     let why = queue.file_health().unwrap().last_error.unwrap();
     assert!(why.contains("read-only"), "{why}");
+    let told = log::warnings_with(&[&folder.file().display().to_string()]);
+    assert_eq!(told.len(), 1, "{told:?}");
     // A refused job is not there, and may be pushed again when there is room.
     let page = queue.list(&JobQuery::default()).await.unwrap();
     assert_eq!(page.jobs.len(), 3);
@@ -267,8 +272,10 @@ async fn a_file_that_is_in_use_is_waited_for() {
     assert_eq!(ids(&take(&second).await), ["first", "second"]);
 }
 
+// acceptance: G6
 #[tokio::test]
 async fn a_damaged_file_is_moved_aside_and_a_new_one_begun() {
+    log::keep();
     let (folder, clock) = (Folder::new(), ManualClock::new());
     std::fs::write(folder.file(), "this was a queue once").unwrap();
     let queue = open(&folder, &clock).await;
@@ -276,6 +283,9 @@ async fn a_damaged_file_is_moved_aside_and_a_new_one_begun() {
     assert_eq!(health.last_error, None);
     let aside = &health.set_aside[0];
     assert_eq!(std::fs::read(aside).unwrap(), b"this was a queue once");
+    let told = log::warnings_with(&[&folder.file().display().to_string()]);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains(&*aside.to_string_lossy()), "{told:?}");
     queue.push(&job("unit")).await.unwrap();
     queue.close().await;
     assert_eq!(ids(&take(&open(&folder, &clock).await).await), ["unit"]);
@@ -323,6 +333,140 @@ async fn jobs_of_an_older_version_are_read() {
     let jobs = file.open(Duration::ZERO).unwrap().jobs;
     let odd = jobs.iter().find(|(seq, _)| *seq == 4).unwrap();
     assert_eq!((&*odd.1.id, odd.1.state), ("odd", StoredState::Queued));
+}
+
+// Nor is it written over, or cleared away, whatever happens to the file.
+#[tokio::test]
+async fn what_means_nothing_to_this_version_stays() {
+    let (folder, clock) = (Folder::new(), ManualClock::new());
+    let mut file = QueueFile::new(folder.file());
+    file.open(Duration::ZERO).unwrap();
+    let odd = StoredJob::read(br#"{"id":"odd","kind":"Not A Word"}"#).unwrap();
+    file.write(&[(1, Some(odd))]).unwrap();
+    file.put_bytes(2, b"\xff");
+    file.close();
+    let queue = open(&folder, &clock).await;
+    for id in ["first", "second"] {
+        queue.push(&job(id)).await.unwrap();
+    }
+    let disk = queue.disk().await;
+    disk.read_only.store(true, Relaxed);
+    queue.push(&job("refused")).await.unwrap_err();
+    disk.read_only.store(false, Relaxed);
+    clock.advance(REOPEN_EVERY);
+    queue.push(&job("third")).await.unwrap();
+    queue.close().await;
+    let mut file = QueueFile::new(folder.file());
+    let there = file.open(Duration::ZERO).unwrap();
+    let ids: Vec<_> = there.jobs.iter().map(|(_, job)| &*job.id).collect();
+    assert_eq!(ids, ["odd", "first", "second", "third"]);
+    assert_eq!(file.bytes(2).unwrap(), b"\xff");
+}
+
+// Opening it again means reading all of it: not for each of thousands of jobs that find no room.
+// fault: 34
+#[tokio::test]
+async fn a_refused_write_is_not_tried_all_the_time() {
+    let (folder, clock) = (Folder::new(), ManualClock::new());
+    let queue = open(&folder, &clock).await;
+    let disk = queue.disk().await;
+    disk.cannot_sync.store(true, Relaxed);
+    let before = disk.opens.load(Relaxed);
+    for n in 0..20 {
+        queue.push(&job(&format!("unit{n}"))).await.unwrap_err();
+        assert_eq!(take(&queue).await, []);
+    }
+    assert_eq!(disk.opens.load(Relaxed) - before, 0);
+    clock.advance(REOPEN_EVERY);
+    queue.push(&job("unit")).await.unwrap_err();
+    disk.cannot_sync.store(false, Relaxed);
+    clock.advance(REOPEN_EVERY);
+    queue.push(&job("unit")).await.unwrap();
+    assert_eq!(disk.opens.load(Relaxed) - before, 2);
+}
+
+// What is on disk need not be written again when the file is opened again: there may be no room.
+#[tokio::test]
+async fn a_file_that_is_opened_again_learns_only_what_it_lacks() {
+    let (folder, clock) = (Folder::new(), ManualClock::new());
+    let queue = open(&folder, &clock).await;
+    let jobs: Vec<_> = (0..50).map(|n| job(&format!("unit{n}"))).collect();
+    join_all(jobs.iter().map(|job| queue.push(job))).await;
+    let disk = queue.disk().await;
+    disk.cannot_sync.store(true, Relaxed);
+    queue.push(&job("refused")).await.unwrap_err();
+    disk.cannot_sync.store(false, Relaxed);
+    clock.advance(REOPEN_EVERY);
+    queue.reopen().await;
+    let writes = queue.core().begin_write(queue.now(), 0).writes.len();
+    assert!(writes <= 1, "{writes} for one job that was refused");
+}
+
+// Pushes that keep coming share their writes too, rather than each writing for the next.
+#[tokio::test]
+async fn pushes_from_many_tasks_share_their_writes() {
+    let (folder, clock) = (Folder::new(), ManualClock::new());
+    let queue = open(&folder, &clock).await;
+    let disk = queue.disk().await;
+    let before = disk.syncs.load(Relaxed);
+    let pushing = (0..50).map(|task| {
+        let queue = &queue;
+        async move {
+            for n in 0..20 {
+                let pushed = queue.push(&job(&format!("unit{task}-{n}"))).await;
+                assert_eq!(pushed.unwrap(), Pushed::Queued);
+            }
+        }
+    });
+    join_all(pushing).await;
+    let syncs = disk.syncs.load(Relaxed) - before;
+    assert!(syncs < 300, "{syncs} for 1000 jobs of 50 tasks");
+}
+
+// The file is read by the first call that can open it, and may have a job of that call's id.
+#[tokio::test]
+async fn a_push_that_finds_the_file_at_last_is_answered_by_what_is_there() {
+    let (folder, clock) = (Folder::new(), ManualClock::new());
+    let first = open(&folder, &clock).await;
+    for id in ["dead", "waiting"] {
+        first.push(&job(id)).await.unwrap();
+    }
+    let taken = take(&first).await;
+    first.bury(&taken[0].receipt, "e").await.unwrap();
+    let serial = taken[0].info.serial;
+    let second = open(&folder, &clock).await;
+    let third = open(&folder, &clock).await;
+    first.close().await;
+    clock.advance(REOPEN_EVERY);
+    let pushed = second.push(&job("dead")).await.unwrap();
+    assert_eq!(pushed, Pushed::Dead { serial });
+    second.close().await;
+    clock.advance(REOPEN_EVERY);
+    let new = job("waiting");
+    let pushed = third.push(&new).await.unwrap();
+    assert_eq!(pushed, Pushed::AlreadyQueued { serial: new.serial });
+}
+
+// acceptance: G6
+#[tokio::test]
+async fn a_folder_that_cannot_be_used_stops_nothing() {
+    log::keep();
+    let (folder, clock) = (Folder::new(), ManualClock::new());
+    let inside = folder.path().join("folder");
+    std::fs::write(&inside, "no folder yet").unwrap();
+    let path = inside.join("queue.redb");
+    let limits = QueueLimits::default();
+    let queue = LocalQueue::open(path.clone(), limits, Arc::new(clock.clone())).await;
+    for _ in 0..3 {
+        queue.push(&job("unit")).await.unwrap_err();
+        assert_eq!(take(&queue).await, []);
+        clock.advance(REOPEN_EVERY);
+    }
+    let told = log::warnings_with(&[&path.display().to_string()]);
+    assert_eq!(told.len(), 1, "{told:?}");
+    std::fs::remove_file(inside).unwrap();
+    assert_eq!(queue.push(&job("unit")).await.unwrap(), Pushed::Queued);
+    assert_eq!(ids(&take(&queue).await), ["unit"]);
 }
 
 // A push that was cancelled while it was written is there, or will be, or never was.
