@@ -216,12 +216,18 @@ impl Inner {
 
     /// Says which of its jobs the journal serves.
     fn serving(&self) -> Serving {
-        let now = self.clock.now();
-        let long = |since: Instant| now.saturating_duration_since(since) >= OUTAGE_GRACE;
-        match &*lock(&self.away) {
-            Some((since, _)) if long(*since) => Serving::Alone,
+        match self.alone_in() {
+            Some(Duration::ZERO) => Serving::Alone,
             _ => Serving::Own,
         }
+    }
+
+    /// Says how long until the journal serves the shared queue's jobs too, if that stays away;
+    /// `None` when it is not.
+    fn alone_in(&self) -> Option<Duration> {
+        let since = lock(&self.away).as_ref().map(|(since, _)| *since)?;
+        let away = self.clock.now().saturating_duration_since(since);
+        Some(OUTAGE_GRACE.saturating_sub(away))
     }
 
     /// Says whether the journal has the last word on the job of `id`.
@@ -283,12 +289,14 @@ impl DelayQueue for JournaledQueue {
         check_name(worker)?;
         let inner = &self.inner;
         let shared = inner.heard(inner.shared.next_due(worker).await)?;
-        let serving = inner.serving();
-        let own = inner
-            .journal
-            .core()
-            .next_due(inner.journal.now(), worker, serving);
-        Ok([shared.ok().flatten(), own].into_iter().flatten().min())
+        let (core, now) = (inner.journal.core(), inner.journal.now());
+        let own = core.next_due(now, worker, Serving::Own);
+        let alone = inner.alone_in().and_then(|grace| {
+            let due_in = core.next_due(now, worker, Serving::Alone)?;
+            Some(due_in.max(grace))
+        });
+        let shared = shared.ok().flatten();
+        Ok([shared, own, alone].into_iter().flatten().min())
     }
 
     async fn stats(&self) -> Result<QueueStats, LeaseError> {

@@ -129,6 +129,76 @@ async fn a_journal_is_a_queue_without_a_shared_one() {
     one.queue.shutdown().await;
 }
 
+// A file that was a queue of its own becomes the journal of an instance that has joined a fleet.
+// acceptance: G6
+#[tokio::test]
+async fn a_queue_becomes_a_journal_when_a_fleet_is_joined() {
+    let (fleet, folder) = (Fleet::new(), Folder::new());
+    let clock: Arc<dyn Clock> = Arc::new(fleet.clock.clone());
+    let limits = QueueLimits::default();
+    let alone = LocalQueue::open(folder.file(), limits, Arc::clone(&clock)).await;
+    let owned = NewJob {
+        owner: Some(Arc::from("one")),
+        ..job("owned")
+    };
+    alone.push(&owned).await.unwrap();
+    for name in ["dead", "done", "retried", "taken", "waiting"] {
+        alone.push(&job(name)).await.unwrap();
+    }
+    for taken in alone.take("one", 10, LONG).await.unwrap() {
+        let receipt = &taken.receipt;
+        match taken.info.id.as_str() {
+            "dead" => alone.bury(receipt, "hopeless").await.unwrap(),
+            "done" => alone.ack(receipt).await.unwrap(),
+            "retried" => alone.retry(receipt, LONG, "later").await.unwrap(),
+            "taken" => continue,
+            _ => alone.retry(receipt, Duration::ZERO, "again").await.unwrap(),
+        };
+    }
+    alone.close().await;
+    fleet.pass(Duration::from_secs(1));
+
+    // They are done before anything was merged, and by whoever comes first after that.
+    let journal = LocalQueue::open_journal(folder.file(), limits, Arc::clone(&clock)).await;
+    let (one, two) = (fleet.with_journal(journal), fleet.instance());
+    let first = one.queue.take("one", 1, LONG).await.unwrap();
+    assert_eq!(first.len(), 1);
+    one.queue.ack(&first[0].receipt).await.unwrap();
+    one.reconcile().await.unwrap();
+    assert_eq!(one.queue.health().restored, 0, "nothing was lost");
+    let dead = fleet.shared.get(&id("dead")).await.unwrap().unwrap();
+    assert!(matches!(dead.state, JobState::Dead { .. }));
+    let mut seen: Vec<_> = first.iter().map(|job| job.info.id.clone()).collect();
+    for (instance, name) in [(&two, "two"), (&one, "one")] {
+        let taken = instance.take(name).await;
+        for job in &taken {
+            assert_eq!(job.info.owner.is_some(), job.info.id == id("owned"));
+            instance.queue.ack(&job.receipt).await.unwrap();
+        }
+        seen.extend(taken.into_iter().map(|job| job.info.id));
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, ["owned", "taken", "waiting"].map(id));
+    fleet.pass(LONG);
+    assert_eq!(ids(&two.take("two").await), ["retried"]);
+    one.queue.shutdown().await;
+
+    // And back again: what the fleet has still to do is done here, and what it did is not.
+    let alone = LocalQueue::open(folder.file(), limits, clock).await;
+    assert_eq!(alone.file_health().unwrap().set_aside.len(), 0);
+    fleet.pass(LONG);
+    let taken = alone.take("one", 10, LONG).await.unwrap();
+    assert!(ids(&taken).contains(&"retried"));
+    assert!(!ids(&taken).contains(&"owned"));
+    let query = JobQuery {
+        dead: true,
+        ..JobQuery::default()
+    };
+    let page = alone.list(&query).await.unwrap();
+    assert_eq!(page.jobs[0].info.id, id("dead"));
+    alone.close().await;
+}
+
 // Whatever an instance knew but did not say dies with it; the shared queue still has the job.
 #[tokio::test]
 async fn a_dead_instance_costs_nothing_while_the_server_lives() {

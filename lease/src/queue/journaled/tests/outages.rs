@@ -75,8 +75,10 @@ async fn a_long_outage_is_bridged_by_whoever_pushed_last() {
     two.reconcile().await.unwrap();
     fleet.away(true);
     assert_eq!(one.take("one").await, [], "it may be nothing");
-    fleet.pass(OUTAGE_GRACE);
+    // A worker that sleeps until then is there in time.
+    assert_eq!(one.queue.next_due("one").await.unwrap(), Some(OUTAGE_GRACE));
     assert_eq!(two.take("two").await, []);
+    assert_eq!(two.queue.next_due("two").await.unwrap(), None);
     fleet.pass(OUTAGE_GRACE);
     assert_eq!(two.take("two").await, [], "it is the other's");
     let taken = one.take("one").await;
