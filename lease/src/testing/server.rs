@@ -155,14 +155,26 @@ impl TestServer {
     ///
     /// When there is no answer within a few seconds.
     pub fn parts(&self, parts: &[&str]) -> io::Result<String> {
+        let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
+        self.bytes(&parts)
+    }
+
+    /// As [`parts`](Self::parts), with arguments that need not be text.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer within a few seconds.
+    pub fn bytes(&self, parts: &[&[u8]]) -> io::Result<String> {
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let mut request = format!("*{}\r\n", parts.len());
+        let mut request = format!("*{}\r\n", parts.len()).into_bytes();
         for part in parts {
-            request.push_str(&format!("${}\r\n{part}\r\n", part.len()));
+            request.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
+            request.extend_from_slice(part);
+            request.extend_from_slice(b"\r\n");
         }
-        stream.write_all(request.as_bytes())?;
+        stream.write_all(&request)?;
         stream.shutdown(std::net::Shutdown::Write)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;

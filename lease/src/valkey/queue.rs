@@ -4,7 +4,7 @@ mod answer;
 mod scripts;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,6 +42,8 @@ pub(crate) struct ValkeyQueue {
     names: [String; PARTS.len()],
     scripts: QueueScripts,
     dead_dropped: AtomicU64,
+    /// Whether operators were told that the server runs no scripts.
+    scriptless: AtomicBool,
     _tasks: Arc<Tasks>,
 }
 
@@ -60,6 +62,7 @@ impl ValkeyQueue {
                 visibility_ms_max: VISIBILITY_MAX.as_millis(),
             }),
             dead_dropped: AtomicU64::new(0),
+            scriptless: AtomicBool::new(false),
             ring,
             _tasks: tasks,
         }
@@ -77,10 +80,18 @@ impl ValkeyQueue {
     ) -> Result<Reader<'_>, LeaseError> {
         let ops = self.ops();
         let names = self.names.each_ref().map(String::as_str);
-        match ops.node.script(act, script, &names, args).await? {
-            Some(value) => Ok(Reader::new(ops, act.verb, value)),
-            None => Err(act.unavailable("the server runs no scripts for us")),
-        }
+        let Some(value) = ops.node.script(act, script, &names, args).await? else {
+            if !self.scriptless.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    valkey.node = ops.node.address(),
+                    "the server runs no scripts for us, so the fleet shares no queue of jobs; each \
+                     instance does its own",
+                );
+            }
+            return Err(act.unavailable("the server runs no scripts for us"));
+        };
+        self.scriptless.store(false, Ordering::Relaxed);
+        Ok(Reader::new(ops, act.verb, value))
     }
 
     async fn settle(
@@ -134,8 +145,13 @@ impl ValkeyQueue {
             let args: Vec<&str> = ids.iter().map(JobId::as_str).collect();
             let answers = self.run(act, &self.scripts.describe, &args).await?.list()?;
             for (id, answer) in ids.iter().zip(answers) {
-                if !answer.is_nothing() {
-                    views.push(answer.view(id)?);
+                if answer.is_nothing() {
+                    continue;
+                }
+                match answer.view(id) {
+                    Ok(view) => views.push(view),
+                    // The others must not stay unseen for that.
+                    Err(error) => self.skip(&error),
                 }
             }
         }
@@ -281,7 +297,8 @@ impl DelayQueue for ValkeyQueue {
         for list in lists {
             for id in list.list()? {
                 // What cannot be an id was not put there by us.
-                ids.extend(JobId::new(id.text()?).ok().filter(|id| query.wants(id)));
+                let id = id.text().and_then(JobId::new).ok();
+                ids.extend(id.filter(|id| query.wants(id)));
             }
         }
         ids.sort_unstable();

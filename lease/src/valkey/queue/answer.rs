@@ -185,7 +185,10 @@ impl<'a> Reader<'a> {
                 returns_in: ms.duration()?,
             },
             State::Dead => JobState::Dead {
-                since: Duration::from_millis(u64::try_from(-ms.int()?).unwrap_or(0)),
+                // A time that makes no sense is none.
+                since: Duration::from_millis(
+                    u64::try_from(ms.int()?.saturating_neg()).unwrap_or(0),
+                ),
             },
             _ => return Err(whole.nonsense("a state that no job has")),
         };

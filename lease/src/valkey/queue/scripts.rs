@@ -43,7 +43,9 @@ local call = redis.call
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local NUMBER, TEXT = '(%d+)\\n', '([^\\n]*)\\n'
-local LINES = '^' .. TEXT .. string.rep(NUMBER, 4) .. string.rep(TEXT, 5) .. NUMBER .. '$'
+local HEX = string.rep('%x', 4)
+local UUID = '(' .. HEX .. string.rep(HEX .. '%-', 4) .. string.rep(HEX, 3) .. ')\\n'
+local LINES = '^' .. UUID .. string.rep(NUMBER, 4) .. string.rep(TEXT, 5) .. NUMBER .. '$'
 local function read(id)
   local serial, created, pushed, deadline, attempts, token, kind, worker, owner, later, later_pushed =
     string.match(call('HGET', STATE, id) or '', LINES)

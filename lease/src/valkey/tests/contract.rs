@@ -41,6 +41,11 @@ impl OnServer {
         setup
     }
 
+    /// Returns the server's address.
+    pub(super) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.server.port())
+    }
+
     pub(super) async fn instances(&self) -> [Valkey; 2] {
         let case = self.cases.fetch_add(1, Ordering::Relaxed);
         let port = self.server.port();

@@ -5,10 +5,10 @@ use bytes::Bytes;
 
 use super::contract::OnServer;
 use super::*;
-use crate::testing::{QueueSetup, ServerKind, queue_contract};
+use crate::testing::{QueueSetup, ServerKind, log, queue_contract};
 use crate::{
-    DELAY_MAX, DelayQueue, JobId, JournaledQueue, LeaseErrorKind, LocalQueue, NewJob, Pushed,
-    TakenJob,
+    DELAY_MAX, DelayQueue, JobId, JobRef, JobSerial, JournaledQueue, LeaseErrorKind, LocalQueue,
+    NewJob, Pushed, Settled, TakenJob,
 };
 
 const LONG: Duration = Duration::from_secs(600);
@@ -105,10 +105,16 @@ async fn queue_with_journals_on_valkey() {
 // fault: 37
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_scripts_there_is_no_shared_queue() {
+    log::keep();
     let setup = OnServer::without_scripts(ServerKind::Valkey).await;
     let [queue, _] = QueueSetup::fresh(&setup, QueueLimits::default()).await;
-    let error = queue.push(&job("unit")).await.unwrap_err();
-    assert_eq!(error.kind(), LeaseErrorKind::Unavailable);
+    for _ in 0..3 {
+        let error = queue.push(&job("unit")).await.unwrap_err();
+        assert_eq!(error.kind(), LeaseErrorKind::Unavailable);
+    }
+    let server = setup.address();
+    let told = log::warnings_with(&["shares no queue", &server]);
+    assert_eq!(told.len(), 1, "{told:?}");
     // The journal does it all the same.
     let journal = LocalQueue::journal_in_memory(QueueLimits::default(), Arc::new(TokioClock));
     let clock = Arc::new(TokioClock);
@@ -116,6 +122,148 @@ async fn without_scripts_there_is_no_shared_queue() {
     assert_eq!(queue.push(&job("unit")).await.unwrap(), Pushed::Queued);
     let taken = queue.take("worker", 1, LONG).await.unwrap();
     assert_eq!(ids(&taken), ["unit"]);
+    let settled = queue.ack(&taken[0].receipt).await.unwrap();
+    assert_eq!(settled, Settled::Settled);
+    assert_eq!(log::warnings_with(&["shares no queue", &server]).len(), 1);
+}
+
+// What an administrator forbids while we run is no different from what never was allowed.
+// fault: 37
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_that_are_forbidden_meanwhile_leave_the_journal() {
+    log::keep();
+    let single = Single::new().await;
+    let clock = Arc::new(TokioClock);
+    let journal = LocalQueue::journal_in_memory(QueueLimits::default(), clock.clone());
+    let shared = Arc::clone(&single.queue);
+    let queue = JournaledQueue::new(shared, journal, clock, &Handle::current());
+    assert_eq!(queue.push(&job("before")).await.unwrap(), Pushed::Queued);
+    let rules = "ACL SETUSER default -@scripting";
+    assert!(single.server.command(rules).starts_with("+OK"));
+    assert_eq!(queue.push(&job("after")).await.unwrap(), Pushed::Queued);
+    // The one at once, and the other once nobody can have it elsewhere.
+    let mut seen = Vec::new();
+    let until = tokio::time::Instant::now() + SOON;
+    while seen.len() < 2 {
+        for taken in queue.take("worker", 10, LONG).await.unwrap() {
+            let settled = queue.ack(&taken.receipt).await.unwrap();
+            assert_eq!(settled, Settled::Settled);
+            seen.push(taken.info.id);
+        }
+        assert!(tokio::time::Instant::now() < until, "{seen:?}");
+        tokio::task::yield_now().await;
+    }
+    let server = single.server.port().to_string();
+    let told = log::warnings_with(&["shares no queue", &server]);
+    assert_eq!(told.len(), 1, "{told:?}");
+    queue.shutdown().await;
+}
+
+// An idle worker asks once a second: each time with one command, as also each step of a job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_step_is_one_command() {
+    let single = Single::new().await;
+    let queue = &single.queue;
+    // From now on the server knows all scripts that are used here.
+    for id in ["unit", "later"] {
+        single.push(id).await;
+    }
+    let taken = single.take().await;
+    queue.ack(&taken[0].receipt).await.unwrap();
+    queue.retry(&taken[1].receipt, LONG, "e").await.unwrap();
+    queue.next_due("worker").await.unwrap();
+    let before = calls(&single.server);
+    for n in 0..10 {
+        assert_eq!(single.take().await, []);
+        assert_eq!(calls(&single.server) - before, n + 1);
+    }
+    queue.next_due("worker").await.unwrap();
+    assert_eq!(calls(&single.server) - before, 11);
+    for n in 0..5 {
+        single.push(&format!("unit{n}")).await;
+    }
+    assert_eq!(calls(&single.server) - before, 16);
+    let taken = single.take().await;
+    assert_eq!((taken.len(), calls(&single.server) - before), (5, 17));
+    queue.ack(&taken[0].receipt).await.unwrap();
+    assert_eq!(calls(&single.server) - before, 18);
+}
+
+/// How many commands ran scripts, however they were called.
+fn calls(server: &TestServer) -> u64 {
+    let stats = server.command("INFO commandstats");
+    let of = |name: &str| {
+        let line = stats.lines().find(|line| line.starts_with(name))?;
+        line.split("calls=").nth(1)?.split(',').next()?.parse().ok()
+    };
+    let of = |name: &str| -> u64 { of(name).unwrap_or(0) };
+    of("cmdstat_evalsha:") + of("cmdstat_eval:")
+}
+
+// Somebody else wrote there, or memory failed: what makes no sense is in nobody's way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_that_mean_nothing_stop_nobody() {
+    let single = Single::new().await;
+    let queue = &single.queue;
+    let journal = LocalQueue::journal_in_memory(QueueLimits::default(), Arc::new(TokioClock));
+    let state = format!("{BUCKET}:state");
+    let lines = |serial: &str, kind: &str| {
+        format!("{serial}\n1\n1\n9999999999999\n0\n\n{kind}\n\n\n\n0\n").into_bytes()
+    };
+    let good = JobSerial::random().to_string();
+    let odd: [Vec<u8>; 5] = [
+        lines("no serial", "fill"),
+        [&lines(&good, "fill")[..30], b"\xff\xfe"].concat(),
+        lines(&good, "fill")
+            .iter()
+            .map(|byte| if *byte == b'f' { 0xff } else { *byte })
+            .collect(),
+        lines(&good, "fill").repeat(2),
+        b"9".repeat(400),
+    ];
+    for (n, value) in odd.iter().enumerate() {
+        single.push("odd").await;
+        single.push("ours").await;
+        let parts: [&[u8]; 4] = [b"HSET", state.as_bytes(), b"odd", value];
+        single.server.bytes(&parts).unwrap();
+        for (part, score) in [("due", "-inf"), ("taken", "inf"), ("dead", "inf")] {
+            let key = format!("{BUCKET}:{part}");
+            let parts: [&[u8]; 4] = [b"ZADD", key.as_bytes(), score.as_bytes(), b"\xff\x00"];
+            single.server.bytes(&parts).unwrap();
+        }
+        queue.stats().await.unwrap();
+        queue.next_due("worker").await.unwrap();
+        for dead in [false, true] {
+            let query = crate::JobQuery {
+                dead,
+                ..crate::JobQuery::default()
+            };
+            let page = queue.list(&query).await.unwrap();
+            let ours = |view: &crate::JobView| view.info.id.as_str() == "ours";
+            assert_eq!(page.jobs.iter().any(ours), !dead, "{n}");
+        }
+        let refs = ["odd", "ours"].map(|id| JobRef {
+            id: JobId::new(id).unwrap(),
+            serial: JobSerial::random(),
+        });
+        assert_eq!(queue.review(&refs).await.unwrap().len(), 2, "{n}");
+        let taken = single.take().await;
+        assert!(ids(&taken).contains(&"ours"), "{n}: {:?}", ids(&taken));
+        queue.bury(&taken[0].receipt, "e").await.unwrap();
+        let key = format!("{BUCKET}:dead");
+        for score in ["inf", "-inf"] {
+            let parts = ["ZADD", &key, score, taken[0].info.id.as_str()];
+            single.server.parts(&parts).unwrap();
+            queue.get(&taken[0].info.id).await.unwrap();
+        }
+        single.server.command("FLUSHALL");
+    }
+    // A part of another type is the server's failure, and the journal's business.
+    single.server.command(&format!("SET {BUCKET}:due text"));
+    let shared = Arc::clone(queue);
+    let queue = JournaledQueue::new(shared, journal, Arc::new(TokioClock), &Handle::current());
+    assert_eq!(queue.push(&job("unit")).await.unwrap(), Pushed::Queued);
+    assert_eq!(ids(&queue.take("worker", 1, LONG).await.unwrap()), ["unit"]);
 }
 
 // Nothing that this instance wrote stays for ever, whatever becomes of the instance.
@@ -279,7 +427,7 @@ async fn a_server_that_was_restarted_gets_its_jobs_back() {
     assert_eq!(queue.health().restored, 20);
     assert_eq!(queue.health().shared_error, None);
     let settled = queue.ack(&taken[0].receipt).await.unwrap();
-    assert_eq!(settled, crate::Settled::Settled);
+    assert_eq!(settled, Settled::Settled);
     queue.shutdown().await;
     single.valkey.shutdown().await;
 }
