@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lease::{
-    Clock, DelayQueue, FallbackRecords, Holder, JournaledQueue, LeaseConfig, LeaseKeeper,
-    LeaseTable, LocalLeases, LocalQueue, LocalRecords, QueueLimits, Records, TokioClock,
-    ValkeyObserver,
+    Clock, FallbackRecords, Holder, LeaseConfig, LeaseKeeper, LeaseTable, LocalLeases,
+    LocalRecords, Records, TokioClock, ValkeyObserver,
 };
 use prometheus_client::registry::Registry;
 use storage::{
@@ -22,14 +21,12 @@ use crate::admin::auth::AdminAccess;
 use crate::config::{Config, FillOnFailure, OnGetError, OnWaitTimeout};
 use crate::fleet::{Fleet, FleetName};
 use crate::metrics::{ServerMetrics, ValkeyMetrics};
+use crate::queue::Queue;
 use crate::serve::ServeError;
 use crate::state::{AppState, Readiness, SumdbNames};
 
 /// How much of the machine's name is used.
 const HOST_NAME_CHARS_MAX: usize = 63;
-
-/// The queue's file in the directory of what outlives restarts.
-const QUEUE_FILE: &str = "queue.redb";
 
 /// What [`state`] builds.
 pub struct Built {
@@ -101,7 +98,7 @@ pub async fn state(
         spool,
         keeper,
         records,
-        queue: queue.queue(),
+        queue: queue.jobs(),
         worker: state_dir.id().clone(),
         holder: holder.clone(),
         peers,
@@ -132,53 +129,6 @@ pub async fn state(
         access: access(config),
         internal,
     })
-}
-
-/// The jobs for later: of this process, or of a fleet with this instance's journal behind them.
-#[derive(Debug, Clone)]
-pub enum Queue {
-    /// Of this process.
-    Own(LocalQueue),
-    /// Of the fleet.
-    Shared(Arc<JournaledQueue>),
-}
-
-impl Queue {
-    async fn open(
-        state_dir: &StateDir,
-        fleet: Option<&Fleet>,
-        clock: &Arc<dyn Clock>,
-        fills: &tokio::runtime::Handle,
-    ) -> Self {
-        let path = state_dir.path().join(QUEUE_FILE);
-        let limits = QueueLimits::default();
-        let Some(fleet) = fleet else {
-            return Self::Own(LocalQueue::open(path, limits, clock.clone()).await);
-        };
-        let journal = LocalQueue::open_journal(path, limits, clock.clone()).await;
-        let shared = fleet.valkey().queue(limits);
-        Self::Shared(Arc::new(JournaledQueue::new(
-            shared,
-            journal,
-            clock.clone(),
-            fills,
-        )))
-    }
-
-    fn queue(&self) -> Arc<dyn DelayQueue> {
-        match self {
-            Self::Own(queue) => Arc::new(queue.clone()),
-            Self::Shared(queue) => queue.clone(),
-        }
-    }
-
-    /// Writes what is owed and closes the file.
-    pub async fn shutdown(&self) {
-        match self {
-            Self::Own(queue) => queue.close().await,
-            Self::Shared(queue) => queue.shutdown().await,
-        }
-    }
 }
 
 /// What instances coordinate by: in this process, or over Valkey.

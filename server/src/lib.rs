@@ -10,6 +10,7 @@ pub mod goproxy;
 pub mod internal;
 pub mod limits;
 pub mod metrics;
+pub mod queue;
 pub mod serve;
 pub mod state;
 pub mod telemetry;

@@ -11,9 +11,9 @@ use storage::{StateDir, Warmer};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::build::Queue;
 use crate::fleet::{Fleet, FleetName};
 use crate::metrics::{ServerMetrics, ValkeyMetrics};
+use crate::queue::Queue;
 
 /// How long a verdict on readiness stands: probes come from several sides at once, and each
 /// look writes to the store.
