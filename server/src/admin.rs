@@ -5,6 +5,7 @@ pub mod flights;
 pub mod health;
 pub mod leases;
 pub mod reply;
+pub mod request;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod valkey;

@@ -3,33 +3,18 @@
 //! The same over the leases of one process and over those of a fleet; `scope` in an answer says
 //! which. A key stands in a path percent-encoded; its slashes may stay as they are.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use actix_web::web::{Data, Json, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use lease::{ForceRelease, LeaseError, LeaseKey, LeaseQuery, LeaseTable, LeaseToken, LeaseView};
-use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::reply::lease_error;
-use crate::state::{AppState, Scope};
+use super::request::{ListQuery, Page, name_in, one, remote, whole_ms};
+use crate::state::AppState;
 
 /// The path before a key.
 const ITEMS: &str = "/admin/v1/leases/";
-
-/// Which leases to list.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ListQuery {
-    /// Only keys with this text in them, literally.
-    filter: Option<String>,
-    /// Only keys after this one: `next` of the page before.
-    after: Option<String>,
-    /// The most items, moved into 1 ..= 1,000; 100 when left out.
-    limit: Option<usize>,
-}
 
 /// One lease as JSON, for this API and for the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,19 +55,6 @@ impl From<LeaseView> for LeaseItem {
     }
 }
 
-fn whole_ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A page of leases, in the order of their keys' bytes.
-#[derive(Debug, Serialize)]
-struct LeaseList {
-    scope: Scope,
-    items: Vec<LeaseItem>,
-    /// What to send as `after` for the next page; `null` on the last.
-    next: Option<String>,
-}
-
 /// An order to break one grant.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,21 +72,17 @@ pub struct BreakQuery {
 
 /// Lists leases.
 pub async fn list(state: Data<AppState>, query: Query<ListQuery>) -> HttpResponse {
-    let query = query.into_inner();
-    let after = match query.after.filter(|after| !after.is_empty()) {
-        Some(after) => match LeaseKey::new(after) {
-            Ok(after) => Some(after),
-            Err(error) => return lease_error(&error),
-        },
-        None => None,
+    let after = match query.after(LeaseKey::new) {
+        Ok(after) => after,
+        Err(error) => return lease_error(&error),
     };
     let query = LeaseQuery {
-        contains: query.filter,
+        contains: query.filter.clone(),
         after,
-        limit: query.limit.unwrap_or(LeaseQuery::default().limit),
+        limit: query.limit(),
     };
     match state.leases.list(&query).await {
-        Ok(page) => HttpResponse::Ok().json(LeaseList {
+        Ok(page) => HttpResponse::Ok().json(Page {
             scope: state.scope(),
             items: page.leases.into_iter().map(LeaseItem::from).collect(),
             next: page.next.map(|key| key.as_str().to_owned()),
@@ -130,18 +98,7 @@ pub async fn show(state: Data<AppState>, request: HttpRequest) -> HttpResponse {
         Err(error) => return lease_error(&error),
     };
     match state.leases.get(&key).await {
-        Ok(Some(view)) => {
-            #[derive(Serialize)]
-            struct One {
-                scope: Scope,
-                #[serde(flatten)]
-                lease: LeaseItem,
-            }
-            HttpResponse::Ok().json(One {
-                scope: state.scope(),
-                lease: view.into(),
-            })
-        }
+        Ok(Some(view)) => one(state.scope(), LeaseItem::from(view)),
         Ok(None) => gone(&key),
         Err(error) => lease_error(&error),
     }
@@ -154,7 +111,7 @@ pub async fn break_by_body(
     order: Json<BreakOrder>,
 ) -> HttpResponse {
     match LeaseKey::new(&order.key) {
-        Ok(key) => break_grant(&state, request.peer_addr(), &key, &order.token).await,
+        Ok(key) => break_grant(&state, &request, &key, &order.token).await,
         Err(error) => lease_error(&error),
     }
 }
@@ -166,7 +123,7 @@ pub async fn break_by_path(
     query: Query<BreakQuery>,
 ) -> HttpResponse {
     match key_in(&request) {
-        Ok(key) => break_grant(&state, request.peer_addr(), &key, &query.token).await,
+        Ok(key) => break_grant(&state, &request, &key, &query.token).await,
         Err(error) => lease_error(&error),
     }
 }
@@ -174,7 +131,7 @@ pub async fn break_by_path(
 /// Breaks one grant and leaves one line in the log, whatever came of it.
 async fn break_grant(
     state: &AppState,
-    remote: Option<SocketAddr>,
+    request: &HttpRequest,
     key: &LeaseKey,
     token: &str,
 ) -> HttpResponse {
@@ -194,7 +151,7 @@ async fn break_grant(
         audit.outcome = outcome,
         lease.key = %key,
         lease.token = %token,
-        remote = %remote.map_or_else(|| "unknown".to_owned(), |remote| remote.ip().to_string()),
+        remote = remote(request),
         error = broken.as_ref().err().map(|error| error as &dyn std::error::Error),
         "an operator asked to break a lease",
     );
@@ -226,17 +183,8 @@ async fn moved(leases: &dyn LeaseTable, key: &LeaseKey) -> HttpResponse {
     }))
 }
 
-/// Reads the key from a path, where it stands percent-encoded behind [`ITEMS`].
-///
-/// From the path as it was sent: a router decodes some characters and leaves others.
 fn key_in(request: &HttpRequest) -> Result<LeaseKey, LeaseError> {
-    let tail = request.uri().path().strip_prefix(ITEMS).unwrap_or_default();
-    let text = percent_decode_str(tail)
-        .decode_utf8()
-        .map_err(|_| LeaseError::InvalidKey {
-            reason: "it is not UTF-8; percent-encode it once".to_owned(),
-        })?;
-    LeaseKey::new(text)
+    LeaseKey::new(name_in(request, ITEMS, "")?)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use actix_web::http::header::RETRY_AFTER;
 use actix_web::web::{JsonConfig, QueryConfig};
 use actix_web::{HttpResponse, ResponseError};
 use lease::{LeaseError, LeaseErrorKind};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The largest body that an action may have.
 const BODY_BYTES_MAX: usize = 16 << 10;
@@ -16,20 +16,30 @@ pub fn refusal(status: StatusCode, message: &str) -> HttpResponse {
     HttpResponse::build(status).json(json!({ "error": message }))
 }
 
-/// Answers for a lease table that did not do what it was asked.
+/// Answers for a lease table, a queue or records that did not do what they were asked.
 pub fn lease_error(error: &LeaseError) -> HttpResponse {
+    lease_error_with(error, json!({}))
+}
+
+/// The same with further fields beside the message.
+pub fn lease_error_with(error: &LeaseError, mut body: Value) -> HttpResponse {
     let chain = chain_of(error);
-    match error.kind() {
-        LeaseErrorKind::Invalid => refusal(StatusCode::BAD_REQUEST, &chain),
-        LeaseErrorKind::Protocol => refusal(StatusCode::BAD_GATEWAY, &chain),
-        _ => HttpResponse::ServiceUnavailable()
-            .insert_header((RETRY_AFTER, "1"))
-            .json(json!({
-                "error": format!(
-                    "{chain}; see /readyz, and /admin/v1/flights for what this instance itself does"
-                ),
-            })),
+    let (status, message) = match error.kind() {
+        LeaseErrorKind::Invalid => (StatusCode::BAD_REQUEST, chain),
+        LeaseErrorKind::Protocol => (StatusCode::BAD_GATEWAY, chain),
+        _ => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!(
+                "{chain}; see /readyz, and /admin/v1/flights for what this instance itself does"
+            ),
+        ),
+    };
+    body["error"] = Value::String(message);
+    let mut answer = HttpResponse::build(status);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        answer.insert_header((RETRY_AFTER, "1"));
     }
+    answer.json(body)
 }
 
 /// The message of an error and of all that caused it, on one line.
