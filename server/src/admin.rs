@@ -1,11 +1,15 @@
 //! The admin listener: health, metrics, and what operators look at.
 
 pub mod auth;
+pub mod dead;
 pub mod flights;
 pub mod health;
+pub mod jobs;
 pub mod leases;
+mod order;
 pub mod reply;
 pub mod request;
+pub mod retries;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod valkey;
@@ -40,6 +44,24 @@ pub fn routes(config: &mut ServiceConfig) {
                     web::resource("/leases/{key:.+}")
                         .get(leases::show)
                         .delete(leases::break_by_path),
+                )
+                .service(web::resource("/retries").get(retries::list))
+                .service(web::resource("/retries/run").post(retries::run_by_body))
+                .service(web::resource("/retries/drop").post(retries::drop_by_body))
+                .service(web::resource("/retries/{id:.+}/run").post(retries::run_by_path))
+                .service(
+                    web::resource("/retries/{id:.+}")
+                        .get(retries::show)
+                        .delete(retries::drop_by_path),
+                )
+                .service(web::resource("/dead").get(dead::list))
+                .service(web::resource("/dead/requeue").post(dead::requeue_by_body))
+                .service(web::resource("/dead/drop").post(dead::drop_by_body))
+                .service(web::resource("/dead/{id:.+}/requeue").post(dead::requeue_by_path))
+                .service(
+                    web::resource("/dead/{id:.+}")
+                        .get(dead::show)
+                        .delete(dead::drop_by_path),
                 ),
         )
         .default_service(web::to(|| async {
@@ -47,8 +69,8 @@ pub fn routes(config: &mut ServiceConfig) {
                 .content_type("text/plain; charset=utf-8")
                 .body(
                     "not found: this is the admin listener; it has /healthz, /readyz, /metrics, \
-                     /admin/v1/flights, /admin/v1/leases, /admin/v1/valkey and \
-                     /admin/v1/instance\n",
+                     /admin/v1/flights, /admin/v1/leases, /admin/v1/retries, /admin/v1/dead, \
+                     /admin/v1/valkey and /admin/v1/instance\n",
                 )
         }));
 }
