@@ -3,7 +3,11 @@
 pub mod admin_client;
 pub mod config_check;
 pub mod leases;
+pub mod listing;
+pub mod session;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::io::Write;
 use std::path::PathBuf;

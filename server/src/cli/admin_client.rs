@@ -202,7 +202,7 @@ impl AdminClient {
             StatusCode::FORBIDDEN => line,
             _ => format!(
                 "{base} answered {status}: {line:?}; is that the admin listener (8071) of a \
-                 corral that has leases? Name it with --admin URL"
+                 corral of this version? Name it with --admin URL"
             ),
         };
         AdminError::Refused {

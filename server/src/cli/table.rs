@@ -1,6 +1,11 @@
 //! Tables for people: aligned columns, short units, nothing that a terminal would obey.
 
+use std::borrow::Cow;
+
 use comfy_table::{Cell, CellAlignment, Table, presets};
+
+/// How much of a last column stays, however narrow the terminal is.
+const LAST_COLUMN_CHARS_MIN: usize = 20;
 
 /// A column's heading, and whether its cells are numbers, which stand at the right.
 pub(super) type Heading = (&'static str, bool);
@@ -8,8 +13,14 @@ pub(super) type Heading = (&'static str, bool);
 /// Lays out rows under headings; every line ends without blanks, the last one with a line break.
 ///
 /// Cells come from other machines: control characters are shown as `?`. `is_bold` sets the
-/// headings off, for a terminal.
-pub(super) fn table(headings: &[Heading], rows: Vec<Vec<String>>, is_bold: bool) -> String {
+/// headings off, for a terminal. Where there is a `width`, the last column is cut to end there, but
+/// [`LAST_COLUMN_CHARS_MIN`] of it stay: what stands before it may have to be copied whole.
+pub(super) fn table(
+    headings: &[Heading],
+    rows: Vec<Vec<String>>,
+    is_bold: bool,
+    width: Option<usize>,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let cell = |text: String, is_number: bool| {
@@ -32,14 +43,30 @@ pub(super) fn table(headings: &[Heading], rows: Vec<Vec<String>>, is_bold: bool)
         column.set_padding((0, 2));
     }
     let mut out = String::new();
+    let mut chars_max = usize::MAX;
     for (i, line) in table.lines().enumerate() {
-        let line = line.trim_end();
+        if let (0, Some(width), Some((last, _))) = (i, width, headings.last()) {
+            let before = line.rfind(last).unwrap_or_default();
+            chars_max = width.max(before + LAST_COLUMN_CHARS_MIN);
+        }
+        let line = cut(line.trim_end(), chars_max);
         match i == 0 && is_bold {
             true => out += &format!("\x1b[1m{line}\x1b[0m\n"),
             false => out += &format!("{line}\n"),
         }
     }
     out
+}
+
+/// The text, or as much of it as fits with a mark that it goes on.
+fn cut(text: &str, chars_max: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(chars_max) {
+        None => Cow::Borrowed(text),
+        Some(_) => {
+            let kept: String = text.chars().take(chars_max.saturating_sub(1)).collect();
+            Cow::Owned(format!("{}…", kept.trim_end()))
+        }
+    }
 }
 
 /// Lays out names and values, one pair a line.
@@ -110,14 +137,36 @@ mod tests {
         ];
         let headings = [("KEY", false), ("N", true), ("END", false)];
         assert_eq!(
-            table(&headings, rows.clone(), false),
+            table(&headings, rows.clone(), false, None),
             "KEY            N  END\na              1  x\nlong?[2Jer  1000\n"
         );
-        assert!(table(&headings, rows, true).starts_with("\x1b[1mKEY            N  END\x1b[0m\n"));
+        assert!(
+            table(&headings, rows, true, None).starts_with("\x1b[1mKEY            N  END\x1b[0m\n")
+        );
         assert_eq!(
             pairs(&[("a", "1".to_owned()), ("long", "2\n".to_owned())]),
             "a     1\nlong  2?\n"
         );
+    }
+
+    #[test]
+    fn a_last_column_ends_where_the_terminal_does() {
+        let error = "upstream é failed: status 500 and more".to_owned();
+        let rows = vec![
+            vec!["a".to_owned(), error.clone()],
+            vec!["b".to_owned(), "short".to_owned()],
+        ];
+        let headings = [("ID", false), ("LAST ERROR", false)];
+        let lines = |width| {
+            let text = table(&headings, rows.clone(), false, width);
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(None)[1], format!("a   {error}"));
+        assert_eq!(lines(Some(80))[1], format!("a   {error}"));
+        assert_eq!(lines(Some(30))[1], "a   upstream é failed: status…");
+        assert_eq!(lines(Some(30))[2], "b   short");
+        // Too narrow for any of it.
+        assert_eq!(lines(Some(5))[1], "a   upstream é failed:…");
     }
 
     #[test]

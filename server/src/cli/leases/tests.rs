@@ -2,66 +2,20 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
-use actix_web::web::Data;
-use actix_web::{App, HttpServer};
 use clap::Parser;
 use lease::{Acquire, Holder, LeaseKey, Progress};
+use serde_json::Value;
 
 use super::*;
-use crate::admin;
-use crate::admin::testing::{Scene, scene};
-use crate::cli::{Cli, Command};
+use crate::cli::testing::Listener;
+use crate::cli::{Cli, EXIT_FAILURE, EXIT_USAGE};
 use crate::config::Secret;
 
 const KEY: &str = "example.com/!upper/m@v1.0.0+incompatible.zip";
 
-/// An admin listener over leases in memory.
-struct Listener {
-    scene: Scene,
-    addr: SocketAddr,
-    server: ServerHandle,
-    token: Option<Secret>,
-}
-
-/// What a command printed, and its exit code.
-#[derive(Debug)]
-struct Ran {
-    code: u8,
-    out: String,
-    err: String,
-}
-
 impl Listener {
-    async fn start(change: impl FnOnce(&mut Scene)) -> Self {
-        let mut scene = scene().await;
-        change(&mut scene);
-        let (state, access) = (scene.state.clone(), Data::new(scene.access.clone()));
-        let server = HttpServer::new(move || {
-            App::new()
-                .app_data(state.clone())
-                .app_data(access.clone())
-                .configure(admin::routes)
-        })
-        .workers(1)
-        .disable_signals()
-        .bind(("127.0.0.1", 0))
-        .unwrap();
-        let addr = server.addrs()[0];
-        let server = server.run();
-        let handle = server.handle();
-        actix_web::rt::spawn(server);
-        Self {
-            scene,
-            addr,
-            server: handle,
-            token: None,
-        }
-    }
-
     async fn hold(&self, key: &str) -> LeaseToken {
         let holder = Holder {
             instance: "corral-1\x1b[31m".into(),
@@ -81,40 +35,6 @@ impl Listener {
         grant.token
     }
 
-    async fn run(&self, line: &str) -> Ran {
-        self.answering(line, None).await
-    }
-
-    /// Runs `corral leases` and `line`; `answer` is what a person types, if there is one.
-    async fn answering(&self, line: &str, answer: Option<&str>) -> Ran {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let words = ["corral", "leases"]
-            .into_iter()
-            .chain(line.split_whitespace());
-        let Command::Leases(args) = Cli::try_parse_from(words).unwrap().command else {
-            panic!("leases were asked for")
-        };
-        let settings = ClientSettings {
-            admin: format!("http://{}", self.addr),
-            token: self.token.clone(),
-            colours: true,
-        };
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut console = Console {
-            out: &mut out,
-            err: &mut err,
-            input: &mut answer.unwrap_or_default().as_bytes(),
-            is_rich: false,
-            can_ask: answer.is_some(),
-        };
-        let code = ask(&args, &settings, &mut console).await.unwrap();
-        Ran {
-            code,
-            out: String::from_utf8(out).unwrap(),
-            err: String::from_utf8(err).unwrap(),
-        }
-    }
-
     async fn is_held(&self, key: &str) -> bool {
         let key = LeaseKey::new(key).unwrap();
         self.scene.state.leases.get(&key).await.unwrap().is_some()
@@ -124,15 +44,15 @@ impl Listener {
 #[actix_web::test]
 async fn leases_are_listed_as_a_table_and_as_json() {
     let listener = Listener::start(|_| {}).await;
-    let ran = listener.run("").await;
+    let ran = listener.run("leases").await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(ran.out, "no leases: this instance fetches nothing now\n");
-    let ran = listener.run("list --filter x").await;
+    let ran = listener.run("leases list --filter x").await;
     assert_eq!(ran.out, "no leases with \"x\" in the key\n");
 
     let token = listener.hold(KEY).await;
     listener.hold("a@v1.mod").await;
-    let ran = listener.run("list").await;
+    let ran = listener.run("leases list").await;
     let lines: Vec<&str> = ran.out.lines().collect();
     assert_eq!(
         lines[0].split_whitespace().collect::<Vec<_>>(),
@@ -148,9 +68,11 @@ async fn leases_are_listed_as_a_table_and_as_json() {
     assert_eq!(lines.last(), Some(&"2 leases of this instance"));
     assert_eq!(lines[0].find("ADDRESS"), lines[2].find("10.0.0.7"));
 
-    let ran = listener.run("list --limit 1").await;
+    let ran = listener.run("leases list --limit 1").await;
     assert!(ran.out.contains("the first 1 lease of"), "{ran:?}");
-    let ran = listener.run("list --json --filter +incompatible").await;
+    let ran = listener
+        .run("leases list --json --filter +incompatible")
+        .await;
     let json: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(json["scope"], "instance");
     assert_eq!(json["next"], Value::Null);
@@ -172,9 +94,9 @@ async fn many_leases_are_listed_over_several_pages() {
             json["next"].clone(),
         )
     };
-    assert_eq!(count("--json").await, (1_000, json!("m0999@v1.zip")));
+    assert_eq!(count("leases --json").await, (1_000, json!("m0999@v1.zip")));
     assert_eq!(
-        count("list --limit 5000 --json").await,
+        count("leases list --limit 5000 --json").await,
         (1_205, Value::Null)
     );
 }
@@ -183,16 +105,16 @@ async fn many_leases_are_listed_over_several_pages() {
 async fn one_lease_is_shown() {
     let listener = Listener::start(|_| {}).await;
     let token = listener.hold(KEY).await;
-    let ran = listener.run(&format!("show {KEY}")).await;
+    let ran = listener.run(&format!("leases show {KEY}")).await;
     assert_eq!(ran.code, 0, "{ran:?}");
     for part in [KEY, &token.to_string(), "1.0 MiB of 4.0 MiB (25%)", "3\n"] {
         assert!(ran.out.contains(part), "{part}: {ran:?}");
     }
-    let ran = listener.run(&format!("show --json {KEY}")).await;
+    let ran = listener.run(&format!("leases show --json {KEY}")).await;
     let json: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!((&json["key"], &json["waiters"]), (&json!(KEY), &json!(3)));
 
-    let ran = listener.run("show no/such@v1.zip").await;
+    let ran = listener.run("leases show no/such@v1.zip").await;
     assert_eq!(ran.code, EXIT_GONE);
     assert_eq!(ran.err, "corral: nobody holds no/such@v1.zip\n");
     assert!(ran.out.is_empty());
@@ -202,7 +124,7 @@ async fn one_lease_is_shown() {
 async fn a_break_asks_first() {
     let listener = Listener::start(|_| {}).await;
     let token = listener.hold(KEY).await;
-    let order = format!("break {KEY}");
+    let order = format!("leases break {KEY}");
 
     let ran = listener.run(&order).await;
     assert_eq!(ran.code, EXIT_USAGE, "{ran:?}");
@@ -231,25 +153,31 @@ async fn a_break_by_token_hits_that_grant_alone() {
     let listener = Listener::start(|_| {}).await;
     let token = listener.hold(KEY).await;
     let stale = LeaseToken::random();
-    let ran = listener.run(&format!("break {KEY} --token {stale}")).await;
+    let ran = listener
+        .run(&format!("leases break {KEY} --token {stale}"))
+        .await;
     assert_eq!(ran.code, EXIT_GONE, "{ran:?}");
     for part in [stale.to_string(), token.to_string()] {
         assert!(ran.err.contains(&part), "{part}: {ran:?}");
     }
     assert!(listener.is_held(KEY).await);
     let ran = listener
-        .run(&format!("break {KEY} --token {token} --json"))
+        .run(&format!("leases break {KEY} --token {token} --json"))
         .await;
     let json: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(
         json,
         json!({ "outcome": "forced", "key": KEY, "token": token })
     );
-    let ran = listener.run(&format!("break {KEY} --token {token}")).await;
+    let ran = listener
+        .run(&format!("leases break {KEY} --token {token}"))
+        .await;
     assert_eq!(ran.code, EXIT_GONE, "{ran:?}");
 
     let token = listener.hold(KEY).await;
-    let ran = listener.run(&format!("break {KEY} --yes --json")).await;
+    let ran = listener
+        .run(&format!("leases break {KEY} --yes --json"))
+        .await;
     let json: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!((ran.code, &json["token"]), (0, &json!(token)));
 }
@@ -261,18 +189,18 @@ async fn every_failure_says_the_next_step() {
         scene.access.is_loopback = false;
     })
     .await;
-    let ran = listener.run("").await;
+    let ran = listener.run("leases").await;
     assert_eq!(ran.code, EXIT_FAILURE);
     assert!(ran.err.contains("--token-file FILE"), "{ran:?}");
     listener.token = Some(Secret::new("hash"));
-    let ran = listener.run("").await;
+    let ran = listener.run("leases").await;
     assert!(ran.err.contains("does not know this token"), "{ran:?}");
     assert!(!ran.err.contains("hash"), "{ran:?}");
     listener.token = Some(Secret::new("hush"));
-    assert_eq!(listener.run("").await.code, 0);
+    assert_eq!(listener.run("leases").await.code, 0);
 
-    listener.server.stop(false).await;
-    let ran = listener.run("").await;
+    listener.stop().await;
+    let ran = listener.run("leases").await;
     assert_eq!(ran.code, EXIT_FAILURE);
     assert!(ran.err.contains("is corral running there?"), "{ran:?}");
     assert_eq!(ran.err.lines().count(), 1, "{ran:?}");
