@@ -2,8 +2,12 @@
 
 pub mod admin_client;
 pub mod config_check;
+pub mod dead;
+pub mod jobs;
 pub mod leases;
 pub mod listing;
+pub mod orders;
+pub mod retries;
 pub mod session;
 mod table;
 #[cfg(test)]
@@ -48,6 +52,10 @@ pub enum Command {
     Config(ConfigCommand),
     /// See who is fetching what, on a running server, and end what is stuck
     Leases(leases::LeasesArgs),
+    /// See what failed and is tried again, on a running server; try it now, or never
+    Retries(retries::RetriesArgs),
+    /// See what was given up, on a running server; begin anew, or forget it
+    Dead(dead::DeadArgs),
 }
 
 /// What can be done with the configuration.

@@ -22,9 +22,9 @@ fn main() -> ExitCode {
     };
     let ran = match cli.command {
         Command::Serve(args) => serve(args),
-        Command::Leases(args) => cli::leases::run(&args, &Environment::of_process())
-            .map(ExitCode::from)
-            .context("cannot print the answer"),
+        Command::Leases(args) => asked(cli::leases::run(&args, &Environment::of_process())),
+        Command::Retries(args) => asked(cli::retries::run(&args, &Environment::of_process())),
+        Command::Dead(args) => asked(cli::dead::run(&args, &Environment::of_process())),
         Command::Config(ConfigCommand::Check { config, json }) => {
             cli::config_check::run(&config.into(), &Environment::of_process(), json)
                 .map(ExitCode::from)
@@ -36,6 +36,10 @@ fn main() -> ExitCode {
         cli::complain(&format!("{error:#}").replace('\n', " "));
         EXIT_FAILURE.into()
     })
+}
+
+fn asked(ran: std::io::Result<u8>) -> anyhow::Result<ExitCode> {
+    ran.map(ExitCode::from).context("cannot print the answer")
 }
 
 fn serve(args: ConfigArgs) -> anyhow::Result<ExitCode> {

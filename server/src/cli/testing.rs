@@ -90,6 +90,8 @@ impl Listener {
         let console = &mut console;
         let ran = match &command {
             Command::Leases(args) => super::leases::ask(args, &settings, console).await,
+            Command::Retries(args) => super::retries::ask(args, &settings, console).await,
+            Command::Dead(args) => super::dead::ask(args, &settings, console).await,
             other => panic!("{other:?} asks no server"),
         };
         Ran {
