@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use e2e::client::{self, Connection, Ending, Request, sha256};
 use e2e::go::Go;
+use e2e::stores::BreakableStore;
 use e2e::upstream::{Answer, FixtureModule, FixtureUpstream, FixtureVersion, file_path};
 
 const M: &str = "example.com/m";
@@ -176,4 +177,61 @@ async fn gzip_and_redirects_are_what_they_say() {
     let reply = client::get(upstream.addr(), &zip).await.expect_status(200);
     assert_eq!(reply.header("content-encoding"), Some("gzip"));
     assert_eq!(reply.body[..2], [0x1f, 0x8b]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranges_are_served_for_the_same_validator_only() {
+    let (upstream, zip) = fixture(10_000).await;
+    let whole = upstream.body(&zip);
+    upstream.path(&zip).etag("\"one\"");
+    let asked = |validator: &str| {
+        let request = Request::get(&zip).header("Range", "bytes=4000-");
+        let addr = upstream.addr();
+        let request = request.header("If-Range", validator);
+        async move { request.send(addr).await }
+    };
+    let part = asked("\"one\"").await.expect_status(206);
+    assert_eq!(part.body, whole[4000..]);
+    let range = format!("bytes 4000-{}/{}", whole.len() - 1, whole.len());
+    assert_eq!(part.header("content-range"), Some(range.as_str()));
+    asked("\"two\"").await.expect_body(&whole);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_weather_is_everywhere_but_where_something_is_scripted() {
+    let (upstream, zip) = fixture(1000).await;
+    let other = file_path(M, "v1.0.0", "mod");
+    upstream.path(&zip).next(1, Answer::Plain);
+    upstream.everywhere(Some(Answer::status(503, "closed")));
+    for (path, status) in [(&zip, 200), (&zip, 503), (&other, 503)] {
+        let reply = client::get(upstream.addr(), path).await;
+        reply.expect_status(status);
+    }
+    upstream.everywhere(None);
+    client::get(upstream.addr(), &other)
+        .await
+        .expect_status(200);
+}
+
+#[test]
+fn a_folder_breaks_and_heals_with_all_that_it_held() {
+    let store = BreakableStore::folder();
+    let root = std::path::PathBuf::from(store.url().trim_start_matches("file://").to_owned());
+    let held = "/example.com/m/@v/v1.0.0.mod";
+    let refused = "/example.com/other/@v/v1.0.0.mod";
+    let write = |path: &str| {
+        let file = root.join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(file.parent().expect("a folder"))?;
+        std::fs::write(file, path)
+    };
+    write(held).expect("it works");
+    store.refuse_writes([held, refused]);
+    assert!(write(refused).is_err());
+    write(held).expect("what is stored is not in the way");
+    store.vanish();
+    assert!(std::fs::read_dir(&root).is_err());
+    assert!(store.holds(held, held.as_bytes()) && !store.holds(refused, refused.as_bytes()));
+    store.heal();
+    assert!(store.holds(held, held.as_bytes()));
+    write(refused).expect("it works again");
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod bad_state;
 mod borders;
 mod cold_miss;
 mod config;
@@ -13,6 +14,7 @@ mod fixtures;
 mod fleet_deaths;
 mod fleet_demo;
 mod fleet_events;
+mod fleet_failures;
 mod fleet_herds;
 mod fleet_holders;
 mod fleet_mistakes;
@@ -22,12 +24,15 @@ mod go_client;
 mod harness;
 mod herds;
 mod http_semantics;
+mod kept;
+mod kills;
 mod links;
 mod lists;
 mod negative;
 mod paths;
 mod queries;
 mod restarts;
+mod retries;
 mod shared_store;
 mod shutdown;
 mod stale;

@@ -4,6 +4,7 @@
 //! `listening on http://127.0.0.1:PORT` and `admin on http://127.0.0.1:PORT`, and nothing else.
 
 mod disk;
+mod jobs;
 mod metrics;
 mod process;
 mod sockets;
@@ -21,6 +22,7 @@ use crate::upstream::FixtureUpstream;
 use crate::wait;
 
 pub use disk::{Tmpfs, bytes_under, files_under};
+pub use jobs::encoded;
 pub use metrics::Metrics;
 pub use process::{Exit, binary};
 

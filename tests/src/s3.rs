@@ -92,9 +92,19 @@ impl S3Server {
         format!("s3://{BUCKET}")
     }
 
+    /// The address that it listens on.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
     /// The environment variables that lead an S3 client here.
     pub fn env(&self) -> [(&'static str, String); 6] {
-        let endpoint = format!("http://{}", self.addr);
+        self.env_through(self.addr)
+    }
+
+    /// As [`S3Server::env`], by way of a link.
+    pub fn env_through(&self, link: SocketAddr) -> [(&'static str, String); 6] {
+        let endpoint = format!("http://{link}");
         [
             ("AWS_ENDPOINT", endpoint.clone()),
             ("AWS_ENDPOINT_URL", endpoint),

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpSocket};
@@ -59,10 +60,18 @@ struct Content {
     body: Bytes,
 }
 
+/// What all paths share for which nothing else is scripted.
+#[derive(Debug, Clone, Default)]
+struct Weather {
+    answer: Option<Answer>,
+    latency: Option<Duration>,
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     contents: RwLock<HashMap<String, Content>>,
     paths: RwLock<HashMap<String, Arc<PathState>>>,
+    weather: RwLock<Weather>,
     log: Mutex<Vec<LoggedRequest>>,
     requests: AtomicU64,
     connections: AtomicU64,
@@ -88,6 +97,13 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
             .get(path)
             .cloned()
+    }
+
+    fn weather(&self) -> Weather {
+        self.weather
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn record(&self, request: LoggedRequest) {
@@ -191,6 +207,27 @@ impl FixtureUpstream {
     /// The handle of one path (decoded, with a leading slash); it need not exist as content.
     pub fn path(&self, path: &str) -> Path {
         Path(self.shared.state(path))
+    }
+
+    /// All paths for which nothing is scripted get `answer` from now on; `None` heals.
+    pub fn everywhere(&self, answer: Option<Answer>) {
+        let mut weather = self
+            .shared
+            .weather
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        weather.answer = answer;
+    }
+
+    /// Waits this long before the headers of each answer, on all paths that have no latency of
+    /// their own.
+    pub fn latency(&self, latency: Duration) {
+        let mut weather = self
+            .shared
+            .weather
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        weather.latency = Some(latency);
     }
 
     /// Requests to all paths together.

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use crate::wait::{self, PATIENCE};
 
-/// Requests of one path whose beginnings are kept; later ones are only counted.
-const BEGUN_MAX: usize = 1000;
+/// Requests of one path whose beginnings and ends are kept; later ones are only counted.
+const INSTANTS_MAX: usize = 1000;
 
 /// An answer that replaces the plain delivery of a path's content.
 ///
@@ -150,16 +150,16 @@ pub(crate) struct Script {
     pub(crate) headers_gate: Option<Gate>,
     pub(crate) body_gate: Option<(u64, Gate)>,
     pub(crate) extra_headers: Vec<(String, String)>,
+    /// A strong validator; with it, ranges of the content are served.
+    pub(crate) etag: Option<String>,
     next: VecDeque<Answer>,
     always: Option<Answer>,
 }
 
 impl Script {
-    pub(crate) fn take_answer(&mut self) -> Answer {
-        self.next
-            .pop_front()
-            .or_else(|| self.always.clone())
-            .unwrap_or(Answer::Plain)
+    /// The answer that this path has for the next request; `None` when nothing is scripted.
+    pub(crate) fn take_answer(&mut self) -> Option<Answer> {
+        self.next.pop_front().or_else(|| self.always.clone())
     }
 }
 
@@ -168,6 +168,7 @@ impl Script {
 pub(crate) struct PathState {
     script: Mutex<Script>,
     begun: Mutex<Vec<Instant>>,
+    ended: Mutex<Vec<Instant>>,
     requests: AtomicU64,
     running: AtomicU64,
     running_max: AtomicU64,
@@ -180,11 +181,7 @@ impl PathState {
     }
 
     pub(crate) fn begin(self: &Arc<Self>) -> Running {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        if begun.len() < BEGUN_MAX {
-            begun.push(Instant::now());
-        }
-        drop(begun);
+        note_now(&self.begun);
         self.requests.fetch_add(1, Ordering::SeqCst);
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.running_max.fetch_max(running, Ordering::SeqCst);
@@ -201,7 +198,15 @@ pub(crate) struct Running(Arc<PathState>);
 
 impl Drop for Running {
     fn drop(&mut self) {
+        note_now(&self.0.ended);
         self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn note_now(instants: &Mutex<Vec<Instant>>) {
+    let mut instants = instants.lock().unwrap_or_else(PoisonError::into_inner);
+    if instants.len() < INSTANTS_MAX {
+        instants.push(Instant::now());
     }
 }
 
@@ -221,6 +226,15 @@ impl Path {
     pub fn begun(&self) -> Vec<Instant> {
         self.0
             .begun
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// When each answer ended, whole or not, in the order of the ends (the first 1,000).
+    pub fn ended(&self) -> Vec<Instant> {
+        self.0
+            .ended
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
@@ -259,6 +273,13 @@ impl Path {
             .script()
             .extra_headers
             .push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Gives the content this strong validator (quotes included) and serves ranges of it: a
+    /// request with `Range: bytes=N-` gets the rest with 206, unless its `If-Range` names another.
+    pub fn etag(&self, etag: &str) -> &Self {
+        self.0.script().etag = Some(etag.to_owned());
         self
     }
 

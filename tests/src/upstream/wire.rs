@@ -35,6 +35,13 @@ struct Plan {
     break_at: Option<(u64, Break)>,
 }
 
+/// The part of a content that a request asks for.
+#[derive(Clone, Copy)]
+struct Part {
+    first: usize,
+    of: usize,
+}
+
 /// Serves one connection until the client leaves or a script ends it.
 pub(super) async fn serve(mut stream: TcpStream, shared: &Shared) {
     // The answers are written in few large writes; waiting for more data only adds latency.
@@ -91,13 +98,17 @@ async fn answer(
         .header("connection")
         .is_some_and(|v| v.eq_ignore_ascii_case("close"));
     let path = decode(request.target.split('?').next().unwrap_or_default());
+    let asked = RangeAsked::by(&request);
     shared.record(request);
     let state = shared.state(&path);
     let running = state.begin();
-    let (answer, script) = {
+    let weather = shared.weather();
+    let (answer, mut script) = {
         let mut script = state.script();
         (script.take_answer(), script.clone())
     };
+    let answer = answer.or(weather.answer).unwrap_or(Answer::Plain);
+    script.latency = script.latency.or(weather.latency);
 
     if let Some(gate) = &script.headers_gate {
         unless_gone(stream, buffer, gate.pass()).await?;
@@ -113,7 +124,7 @@ async fn answer(
         }
         _ => {}
     }
-    let plan = plan(&answer, shared.content(&path), &script);
+    let plan = plan(&answer, shared.content(&path), &script, &asked);
     write(stream, buffer, &state, &script, &plan, head_only).await?;
     drop(running);
     if close {
@@ -123,7 +134,7 @@ async fn answer(
     }
 }
 
-fn plan(answer: &Answer, content: Option<Content>, script: &Script) -> Plan {
+fn plan(answer: &Answer, content: Option<Content>, script: &Script, asked: &RangeAsked) -> Plan {
     let missing = Content {
         content_type: "text/plain; charset=utf-8".to_owned(),
         body: Bytes::from_static(b"not found: the fixture has no such file\n"),
@@ -132,6 +143,19 @@ fn plan(answer: &Answer, content: Option<Content>, script: &Script) -> Plan {
     let mut content = content.unwrap_or(missing);
     let mut headers = script.extra_headers.clone();
     let (mut chunked, mut break_at) = (false, None);
+    if status == 200
+        && let Some(etag) = &script.etag
+        && is_content(answer)
+    {
+        headers.push(("ETag".to_owned(), etag.clone()));
+        headers.push(("Accept-Ranges".to_owned(), "bytes".to_owned()));
+        if let Some(part) = asked.part(etag, content.body.len()) {
+            status = 206;
+            let range = format!("bytes {}-{}/{}", part.first, part.of - 1, part.of);
+            headers.push(("Content-Range".to_owned(), range));
+            content.body = content.body.slice(part.first..);
+        }
+    }
     match answer {
         Answer::Status {
             status: scripted,
@@ -187,6 +211,48 @@ fn plan(answer: &Answer, content: Option<Content>, script: &Script) -> Plan {
         body: content.body,
         chunked,
         break_at,
+    }
+}
+
+/// Whether an answer brings the content itself, whole or broken off.
+fn is_content(answer: &Answer) -> bool {
+    matches!(
+        answer,
+        Answer::Plain
+            | Answer::Chunked
+            | Answer::TruncateAt(_)
+            | Answer::TruncateChunkedAt(_)
+            | Answer::ResetAt(_)
+            | Answer::StallAt(_)
+    )
+}
+
+/// What a request says about ranges; only `bytes=N-` is understood.
+struct RangeAsked {
+    first: Option<usize>,
+    if_range: Option<String>,
+}
+
+impl RangeAsked {
+    fn by(request: &LoggedRequest) -> Self {
+        let first = request.header("range").and_then(|range| {
+            range
+                .strip_prefix("bytes=")?
+                .strip_suffix('-')?
+                .parse()
+                .ok()
+        });
+        Self {
+            first,
+            if_range: request.header("if-range").map(str::to_owned),
+        }
+    }
+
+    /// The part to send of `len` bytes; `None` for the whole.
+    fn part(&self, etag: &str, len: usize) -> Option<Part> {
+        let matches = self.if_range.as_deref().is_none_or(|named| named == etag);
+        let first = self.first.filter(|first| matches && *first < len)?;
+        Some(Part { first, of: len })
     }
 }
 
@@ -370,6 +436,7 @@ fn gzip(body: &[u8]) -> Bytes {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        206 => "Partial Content",
         302 => "Found",
         401 => "Unauthorized",
         403 => "Forbidden",
