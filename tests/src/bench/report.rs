@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use serde_json::json;
 
-use super::parts::fleet;
+use super::parts::{failures, fleet};
 use super::plots::{self, Axis, Line};
 use super::results::{BuildRound, HerdRound, Results, WarmFile, WarmRound, median};
 use super::table::Table;
@@ -53,6 +53,9 @@ fn text(results: &Results, targets: &[Target]) -> String {
     );
     part("A build farm's downloads", build(results));
     for (title, table) in results.fleet.iter().flat_map(fleet::tables) {
+        part(&title, Some(table));
+    }
+    for (title, table) in results.failures.iter().flat_map(failures::tables) {
         part(&title, Some(table));
     }
     if !results.troubles.is_empty() {

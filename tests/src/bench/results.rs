@@ -24,6 +24,8 @@ pub struct Results {
     pub build: Vec<Build>,
     /// Several instances over one Valkey; `None` when that part did not run.
     pub fleet: Option<Fleet>,
+    /// What fails and is mended; `None` when that part did not run.
+    pub failures: Option<Failures>,
     /// What went wrong without ending the run.
     pub troubles: Vec<String>,
 }
@@ -327,6 +329,105 @@ pub struct WarmCommands {
     pub commands: usize,
     /// All commands a second while nothing was asked for, and while the files were.
     pub housekeeping_per_s: [f64; 2],
+}
+
+/// What fails is told once and mended in the background.
+#[derive(Debug, Default, Serialize)]
+pub struct Failures {
+    /// Herds on one cold file while upstream is down.
+    pub outages: Vec<Outcome>,
+    /// A long queue of jobs.
+    pub backlog: Option<Backlog>,
+    /// Kills under failing fetches and failing writes, by kind of store.
+    pub kills: Vec<Kills>,
+    /// Warm hits while fills hang.
+    pub hung: Option<Hung>,
+}
+
+/// What came of one cold file that a herd asked for while upstream was down.
+#[derive(Debug, Serialize)]
+pub struct Outcome {
+    /// How upstream failed.
+    pub upstream_says: String,
+    /// Clients of all instances together.
+    pub clients: usize,
+    /// Attempts that the clients' fill may make.
+    pub inline_attempts: usize,
+    /// Requests that upstream got until the file was stored.
+    pub upstream_requests: u64,
+    /// Attempts of them that the queue's jobs made.
+    pub by_jobs: f64,
+    /// From the end of the last inline attempt to the clients' answers, ms.
+    pub told_ms: Quantiles,
+    /// Clients that got anything but our own trouble with `Retry-After` and one line.
+    pub not_told: usize,
+    /// When the job was due as upstream came back, s.
+    pub due_s: f64,
+    /// How much later the file was stored, s.
+    pub late_s: f64,
+    /// The next client's whole file, ms, the slowest of all instances.
+    pub next_ms: f64,
+    /// What that cost upstream.
+    pub next_requests: u64,
+}
+
+/// A long queue of jobs that become due together.
+#[derive(Debug, Serialize)]
+pub struct Backlog {
+    /// Jobs.
+    pub jobs: usize,
+    /// Time in which failing requests filled the queue, s; the jobs are due as far apart.
+    pub filled_s: f64,
+    /// Resident memory before the first request, bytes.
+    pub memory_idle: u64,
+    /// The same with all jobs in the queue.
+    pub memory_full: u64,
+    /// The same after the last job.
+    pub memory_drained: u64,
+    /// From the first job's request until no job was left, s.
+    pub drained_s: f64,
+    /// Files that are not stored whole afterwards.
+    pub missing: usize,
+    /// Requests that the jobs cost upstream.
+    pub requests: u64,
+}
+
+/// Kills at random moments under failing fetches and failing writes.
+#[derive(Debug, Serialize)]
+pub struct Kills {
+    /// `file` or `s3`.
+    pub store: String,
+    /// What decided about everything but the timing.
+    pub seed: u64,
+    /// Kills.
+    pub kills: usize,
+    /// Files that were asked for.
+    pub files: usize,
+    /// Answers that told of a failure.
+    pub told: usize,
+    /// Whole files that clients got.
+    pub served: usize,
+    /// Files whose failure was told and that nobody took care of.
+    pub jobs_lost: Vec<String>,
+    /// Files that a client got whole and that were not stored.
+    pub bytes_lost: Vec<String>,
+    /// Whole answers and stored objects with other bytes than upstream's.
+    pub wrong: Vec<String>,
+    /// Jobs and kept files that were left although nothing was owed.
+    pub left: Vec<String>,
+    /// From the end of all trouble until everything owed was stored, s.
+    pub mended_after_s: f64,
+}
+
+/// Warm hits while fills hang on an upstream that says nothing.
+#[derive(Debug, Serialize)]
+pub struct Hung {
+    /// Fills that hang.
+    pub fills: usize,
+    /// Warm hits of each measurement.
+    pub requests: usize,
+    /// Latency of warm hits, ms: without any fill, and beside the hung ones; every round.
+    pub rounds: Vec<[Quantiles; 2]>,
 }
 
 /// The median; not a number when there are no values.

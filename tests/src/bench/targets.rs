@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::parts::failures::judge as judge_failures;
 use super::parts::fleet::judge as judge_fleet;
 use super::parts::herd::{ZIP_30MB, scenario_name};
 use super::results::{Herd, HerdRound, Results, Warm, WarmFile, WarmRound, median};
@@ -59,11 +60,13 @@ impl Target {
 pub fn judge(results: &Results) -> Vec<Target> {
     let mut targets = Vec::new();
     if results.serve.len() + results.starts.len() + results.herd.len() + results.build.len() > 0
-        || results.fleet.is_none()
+        || (results.fleet.is_none() && results.failures.is_none())
     {
         targets = judge_one(results);
     }
     targets.extend(results.fleet.as_ref().map(judge_fleet).unwrap_or_default());
+    let failures = results.failures.as_ref();
+    targets.extend(failures.map(judge_failures).unwrap_or_default());
     targets
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
@@ -11,7 +12,7 @@ use e2e::bench::machine::{Machine, workspace_root};
 use e2e::bench::maps;
 use e2e::bench::maps::run::Plan;
 use e2e::bench::origin::Origin;
-use e2e::bench::parts::{Bench, build, cold, fleet, herd, serve};
+use e2e::bench::parts::{Bench, build, cold, failures, fleet, herd, serve};
 use e2e::bench::progress::say;
 use e2e::bench::report;
 use e2e::bench::results::Results;
@@ -56,11 +57,13 @@ enum Part {
     Build,
     /// Three instances over one Valkey.
     Fleet,
+    /// What fails, is told once, and is mended in the background.
+    Failures,
     /// Concurrent maps.
     Maps,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let mut machine = Machine::read();
     let out = args.out.clone().unwrap_or_else(|| {
@@ -69,7 +72,8 @@ fn main() -> anyhow::Result<()> {
             .join(machine.directory_name())
     });
     if args.part == Some(Part::Maps) {
-        return compare_maps(&args, machine, &out.join("maps"));
+        compare_maps(&args, machine, &out.join("maps"))?;
+        return Ok(ExitCode::SUCCESS);
     }
     let corral = args.corral.clone().filter(|file| file.is_file());
     if let Some(binary) = &corral {
@@ -84,7 +88,22 @@ fn main() -> anyhow::Result<()> {
         .with_context(|| format!("write the report into {}", out.display()))?;
     print(if args.json { &json } else { &text });
     say(&format!("report, values and plots: {}", out.display()));
-    Ok(())
+    Ok(exit_code(&results))
+}
+
+/// What failures owe is owed on every machine, unlike what is measured beside others.
+fn exit_code(results: &Results) -> ExitCode {
+    let Some(measured) = &results.failures else {
+        return ExitCode::SUCCESS;
+    };
+    let kept = failures::judge(measured)
+        .iter()
+        .all(|target| target.pass == Some(true));
+    if kept {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn compare_maps(args: &Args, mut machine: Machine, out: &Path) -> anyhow::Result<()> {
@@ -158,15 +177,17 @@ fn measure(
         herd: Vec::new(),
         build: Vec::new(),
         fleet: None,
+        failures: None,
         troubles: Vec::new(),
     };
     let wanted = args.part.unwrap_or(Part::All);
-    let parts: [(Part, Run); 5] = [
+    let parts: [(Part, Run); 6] = [
         (Part::Serve, serve::run),
         (Part::Cold, cold::run),
         (Part::Herd, herd::run),
         (Part::Build, build::run),
         (Part::Fleet, fleet::run),
+        (Part::Failures, failures::run),
     ];
     for (part, run) in parts {
         if wanted == part || wanted == Part::All {

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod cold;
+pub mod failures;
 pub mod fleet;
 pub mod herd;
 pub mod serve;
