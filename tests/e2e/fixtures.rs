@@ -110,16 +110,12 @@ pub(crate) fn fetched(path: &Path, times: u64) {
 
 /// Asserts that neither store nor spool holds anything but whole files.
 ///
-/// The spool may keep its bookkeeping, which is small.
+/// The spool may keep its bookkeeping and the file of the jobs.
 #[track_caller]
 pub(crate) fn nothing_left_over(corral: &Corral) {
     no_strays(&corral.setup().store_dir());
-    let spool = e2e::proxy::files_under(&corral.setup().spool_dir());
-    let large: Vec<_> = spool
-        .into_iter()
-        .filter(|(_, bytes)| *bytes > 64 * 1024)
-        .collect();
-    assert!(large.is_empty(), "files left in the spool: {large:?}");
+    let left = e2e::proxy::left_in_spool(&corral.setup().spool_dir());
+    assert!(left.is_empty(), "files left in the spool: {left:?}");
 }
 
 /// Asserts that a store folder holds nothing but files that a GOPROXY tree has, and at most one

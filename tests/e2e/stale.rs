@@ -70,7 +70,7 @@ async fn a_fresh_document_is_not_asked_for_again() {
     }
 }
 
-// acceptance: A16; protocol: L05, L06
+// acceptance: A16, F15; protocol: L05, L06
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failing_upstream_never_hides_the_last_good_answer() {
     let upstream = upstream(2000).await;
@@ -143,6 +143,7 @@ async fn only_if_cached_takes_fresh_and_stale_but_not_expired() {
     }
 }
 
+// acceptance: F15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stale_document_is_served_at_once_and_renewed_behind() {
     let module = FixtureModule::new(M).version(V);

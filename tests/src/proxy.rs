@@ -21,7 +21,7 @@ use crate::client::{self, Outcome, Reply, Request};
 use crate::upstream::FixtureUpstream;
 use crate::wait;
 
-pub use disk::{Tmpfs, bytes_under, files_under};
+pub use disk::{Tmpfs, bytes_under, files_under, left_in_spool};
 pub use jobs::encoded;
 pub use metrics::Metrics;
 pub use process::{Exit, binary};

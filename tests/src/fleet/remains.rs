@@ -3,14 +3,11 @@
 use std::time::Duration;
 
 use super::Fleet;
-use crate::proxy::files_under;
+use crate::proxy::left_in_spool;
 use crate::wait;
 
 /// Names of Valkey keys that live only while a fill runs.
 const FILL_KEYS: [&str; 2] = ["*:lease:*", "*:progress:*"];
-
-/// A spool's bookkeeping is smaller than this, what a fill leaves behind usually larger.
-const BOOKKEEPING_BYTES_MAX: u64 = 64 * 1024;
 
 /// Added to twice the TTL, for a machine that is busy.
 const SLACK: Duration = Duration::from_secs(5);
@@ -52,10 +49,8 @@ impl Fleet {
             for lease in member.corral.admin_items("/admin/v1/leases").await {
                 remains.push(format!("lease seen by instance {index}: {lease}"));
             }
-            for (path, bytes) in files_under(&member.corral.setup().spool_dir()) {
-                if bytes > BOOKKEEPING_BYTES_MAX {
-                    remains.push(format!("spool file of instance {index}: {path}"));
-                }
+            for (path, _) in left_in_spool(&member.corral.setup().spool_dir()) {
+                remains.push(format!("spool file of instance {index}: {path}"));
             }
         }
         for (path, bytes) in self.stored_files() {

@@ -5,6 +5,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+/// A spool's bookkeeping is smaller than this, what a fill leaves behind usually larger.
+const BOOKKEEPING_BYTES_MAX: u64 = 64 * 1024;
+
 /// All files below `dir`: path relative to it, and size in bytes; sorted. Files that vanish
 /// meanwhile are left out, a folder that does not exist has none.
 pub fn files_under(dir: &Path) -> Vec<(String, u64)> {
@@ -17,6 +20,18 @@ pub fn files_under(dir: &Path) -> Vec<(String, u64)> {
 /// The size of all files below `dir` together.
 pub fn bytes_under(dir: &Path) -> u64 {
     files_under(dir).iter().map(|(_, size)| size).sum()
+}
+
+/// What fills have left in a spool folder: large files and kept bytes, but neither the spool's own
+/// bookkeeping nor the file of the jobs, which outlive fills.
+pub fn left_in_spool(spool: &Path) -> Vec<(String, u64)> {
+    let mut files = files_under(spool);
+    files.retain(|(path, bytes)| {
+        let is_kept = path.contains("/kept/") && *bytes > 0;
+        let is_queue = path.starts_with("state-") && path.ends_with("/queue.redb");
+        is_kept || (!is_queue && *bytes > BOOKKEEPING_BYTES_MAX)
+    });
+    files
 }
 
 fn collect(root: &Path, dir: &Path, files: &mut Vec<(String, u64)>) {
