@@ -22,5 +22,15 @@ pub use records_contract::{RecordsSetup, records_contract};
 pub use server::{ServerKind, TestServer, eventually};
 pub use topologies::{TestCluster, TestSentinels, until};
 
+/// Returns the settings of a property test: `cases`, or more if the environment asks for more.
+#[cfg(test)]
+pub(crate) fn at_least(cases: u32) -> proptest::test_runner::Config {
+    let asked = proptest::test_runner::Config::default();
+    proptest::test_runner::Config {
+        cases: asked.cases.max(cases),
+        ..asked
+    }
+}
+
 #[cfg(test)]
 mod tests;

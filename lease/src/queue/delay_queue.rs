@@ -72,7 +72,9 @@ pub trait DelayQueue: Send + Sync + Debug + 'static {
     async fn bury(&self, receipt: &Receipt, error: &str) -> Result<Settled, LeaseError>;
 
     /// Says how long until [`take`](Self::take) may give `worker` a job; zero when it would now,
-    /// `None` when there is none. It may be too early, never too late.
+    /// `None` when there is none. It may be too early, never too late, as far as can be known now:
+    /// another instance's push, or an outage, makes jobs due that nobody is told of. So a worker
+    /// asks again every second or so; `take` alone does as well, and costs the same.
     async fn next_due(&self, worker: &str) -> Result<Option<Duration>, LeaseError>;
 
     /// Says how full the queue is.

@@ -230,6 +230,11 @@ impl Inner {
         Some(OUTAGE_GRACE.saturating_sub(away))
     }
 
+    /// Says whether the job of `id` has an owner, so that the shared queue never hears of it.
+    fn is_private(&self, id: &JobId) -> bool {
+        self.journal.core().has_owner(id)
+    }
+
     /// Says whether the journal has the last word on the job of `id`.
     fn owns(&self, id: &JobId) -> bool {
         let mirror = self.journal.core().mirror(id);
@@ -342,6 +347,9 @@ impl DelayQueue for JournaledQueue {
 
     async fn run_now(&self, id: &JobId) -> Result<Changed, LeaseError> {
         let inner = &self.inner;
+        if inner.is_private(id) {
+            return inner.journal.run_now(id).await;
+        }
         let shared = inner.heard(inner.shared.run_now(id).await)?;
         if !inner.owns(id) && shared.is_ok() {
             return shared;
@@ -351,6 +359,9 @@ impl DelayQueue for JournaledQueue {
 
     async fn drop_job(&self, id: &JobId) -> Result<Changed, LeaseError> {
         let inner = &self.inner;
+        if inner.is_private(id) {
+            return inner.journal.drop_job(id).await;
+        }
         let shared = inner.heard(inner.shared.drop_job(id).await)?;
         // The shared queue remembers it as done if it had it; if it is away, it is told later.
         either(inner.journal.drop_job(id).await?, shared)
@@ -358,6 +369,9 @@ impl DelayQueue for JournaledQueue {
 
     async fn requeue(&self, id: &JobId) -> Result<Changed, LeaseError> {
         let inner = &self.inner;
+        if inner.is_private(id) {
+            return inner.journal.requeue(id).await;
+        }
         let shared = inner.heard(inner.shared.requeue(id).await)?;
         if !inner.owns(id) && shared.is_ok() {
             return shared;

@@ -42,6 +42,12 @@ impl Core {
         })
     }
 
+    /// Says whether there is a job of `id` that has an owner.
+    pub(crate) fn has_owner(&self, id: &JobId) -> bool {
+        let seq = self.ids.get(id);
+        seq.is_some_and(|seq| self.entries[seq].owner.is_some())
+    }
+
     /// Returns a copy of a job.
     pub(crate) fn backup(&self, now: u64, job: &JobRef) -> Option<Backup> {
         Some(self.entries[&self.seq_of(job)?].backup(now))

@@ -261,7 +261,7 @@ fn id(n: u8) -> JobId {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(crate::testing::at_least(512))]
 
     // acceptance: B15 G6
     #[test]

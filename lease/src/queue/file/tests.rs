@@ -79,6 +79,7 @@ fn one_process_has_the_file() {
     assert_eq!(folder.names(), ["queue.redb"]);
 }
 
+// acceptance: G6
 #[test]
 fn a_newer_format_is_moved_aside() {
     let folder = Folder::new();
@@ -103,6 +104,7 @@ fn a_newer_format_is_moved_aside() {
     );
 }
 
+// acceptance: G6
 #[test]
 fn an_entry_that_means_nothing_stays_and_hides_nothing() {
     let folder = Folder::new();
@@ -115,6 +117,7 @@ fn an_entry_that_means_nothing_stays_and_hides_nothing() {
     }
 }
 
+// acceptance: G6
 #[test]
 fn other_files_are_moved_aside_one_by_one() {
     let folder = Folder::new();
@@ -169,6 +172,7 @@ fn what_nobody_may_open_is_moved_aside() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
+    // acceptance: G6
     // Damage of any kind, anywhere: the file is used as far as it is whole, or moved aside.
     #[test]
     fn a_damaged_file_never_stops_the_start(

@@ -63,6 +63,29 @@ async fn a_job_with_an_owner_never_leaves_its_instance() {
     assert_eq!(one.queue.health().journaled, 0);
 }
 
+// What is this instance's alone waits for no server.
+#[tokio::test]
+async fn orders_for_a_job_with_an_owner_ask_nobody() {
+    let fleet = Fleet::new();
+    let one = fleet.instance();
+    let owned = NewJob {
+        owner: Some(Arc::from("one")),
+        due_in: LONG,
+        ..job("owned")
+    };
+    one.queue.push(&owned).await.unwrap();
+    fleet.faulty.always(Some(Fault::Hangs));
+    let queue = &one.queue;
+    assert_eq!(queue.run_now(&owned.id).await.unwrap(), Changed::Changed);
+    let taken = one.journal.take("one", 1, LONG).await.unwrap();
+    let settled = queue.bury(&taken[0].receipt, "e").await.unwrap();
+    assert_eq!(settled, Settled::Settled);
+    assert_eq!(queue.requeue(&owned.id).await.unwrap(), Changed::Changed);
+    assert!(queue.get(&owned.id).await.unwrap().is_some());
+    assert_eq!(queue.drop_job(&owned.id).await.unwrap(), Changed::Changed);
+    assert_eq!(queue.health().journaled, 0);
+}
+
 // Neither queue may starve the other, whatever the limit.
 #[tokio::test]
 async fn both_queues_get_their_turn() {

@@ -195,6 +195,7 @@ async fn a_full_disk_refuses_new_jobs_and_loses_none() {
     assert_eq!(page.jobs[1].info.last_error.as_deref(), Some("later"));
 }
 
+// fault: 34
 #[tokio::test]
 async fn a_disk_that_cannot_grow_or_sync_is_no_different() {
     for fault in ["full", "cannot sync"] {
@@ -291,6 +292,7 @@ async fn a_damaged_file_is_moved_aside_and_a_new_one_begun() {
     assert_eq!(ids(&take(&open(&folder, &clock).await).await), ["unit"]);
 }
 
+// acceptance: G6
 #[tokio::test]
 async fn a_file_that_is_damaged_meanwhile_is_written_anew() {
     let (folder, clock) = (Folder::new(), ManualClock::new());
@@ -311,6 +313,7 @@ async fn a_file_that_is_damaged_meanwhile_is_written_anew() {
 }
 
 // A job that an older version wrote, with fewer fields, is done like any other.
+// acceptance: G6
 #[tokio::test]
 async fn jobs_of_an_older_version_are_read() {
     let (folder, clock) = (Folder::new(), ManualClock::new());
