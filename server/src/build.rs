@@ -10,10 +10,10 @@ use lease::{
 };
 use prometheus_client::registry::Registry;
 use storage::{
-    ArtifactStore, FetchObserver, FlightLimits, FreshnessPolicy, GoProxyList, HotTier, NoPeers,
-    OfflineUpstream, OnFailure, Peers, Spool, StateDir, StorageMetrics, StoreOptions, SumdbRelay,
-    Upstream, UpstreamConfig, UpstreamIdentity, UpstreamList, UpstreamUrl, Warmer, WarmerConfig,
-    WarmerParts, connect_upstream,
+    ArtifactStore, FetchObserver, FlightLimits, FreshnessPolicy, GoProxyList, HotTier, Kept,
+    NoPeers, OfflineUpstream, OnFailure, Peers, Spool, SpoolLimits, StateDir, StorageMetrics,
+    StoreOptions, SumdbRelay, Upstream, UpstreamConfig, UpstreamIdentity, UpstreamList,
+    UpstreamUrl, Warmer, WarmerConfig, WarmerParts, connect_upstream,
 };
 use tokio::time::Instant;
 
@@ -27,6 +27,9 @@ use crate::state::{AppState, Readiness, SumdbNames};
 
 /// How much of the machine's name is used.
 const HOST_NAME_CHARS_MAX: usize = 63;
+
+/// The folder of what the store did not take, in the directory of what outlives restarts.
+const KEPT_DIR: &str = "kept";
 
 /// What [`state`] builds.
 pub struct Built {
@@ -58,7 +61,13 @@ pub async fn state(
     let upstream = upstream(config, &fleet_name, &metrics)?;
     let store = open_store(config).await?;
     let state_dir = StateDir::open(&config.spool.dir, "spool.dir").map_err(setting)?;
-    let spool = Spool::open(&config.spool.dir, config.spool.bytes_max).map_err(setting)?;
+    let limits = SpoolLimits {
+        bytes_max: config.spool.bytes_max,
+        free_bytes_min: config.spool.free_bytes_min,
+        kept_percent_max: config.spool.kept_percent_max,
+    };
+    let spool = Spool::open(&config.spool.dir, limits).map_err(setting)?;
+    let kept = Kept::open(state_dir.path().join(KEPT_DIR), &spool);
     let observer: Arc<dyn ValkeyObserver> = valkey_metrics.clone();
     let joined = Fleet::join(config, &fleet_name, clock.clone(), fills, observer.clone()).await?;
     let (fleet, internal) = match joined {
@@ -96,6 +105,7 @@ pub async fn state(
         store: Arc::new(store),
         upstream,
         spool,
+        kept,
         keeper,
         records,
         queue: queue.jobs(),

@@ -127,6 +127,11 @@ pub struct SpoolConfig {
     pub dir: PathBuf,
     /// Most bytes that all spool files hold together. Default 10 GiB.
     pub bytes_max: u64,
+    /// What the disk must have left besides; then new large fills are refused. Default 256 MiB.
+    pub free_bytes_min: u64,
+    /// How much of `bytes_max` may be kept for a store that does not take it, in percent.
+    /// Default 50.
+    pub kept_percent_max: u32,
 }
 
 /// The listener on which instances of a fleet talk to each other.

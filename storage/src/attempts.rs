@@ -73,6 +73,27 @@ impl<'a> Attempts<'a> {
     }
 }
 
+/// What work under a lease has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// Its result is stored.
+    Stored,
+    /// Its result is kept here, and a record says so.
+    Spooled,
+    /// Its result is with the clients, and nowhere else.
+    Uncommitted,
+}
+
+impl Done {
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Stored => Outcome::Stored,
+            Self::Spooled => Outcome::Spooled,
+            Self::Uncommitted => Outcome::Abandoned,
+        }
+    }
+}
+
 impl Core {
     /// Does `work` on `key` under `guard` (`None`: leases are out of reach), writes its failure
     /// down, and gives the lease back.
@@ -83,13 +104,13 @@ impl Core {
     /// # Errors
     ///
     /// What `work` returns; [`Error::Interrupted`] when an operator broke the lease.
-    pub(crate) async fn under_lease<T>(
+    pub(crate) async fn under_lease(
         self: &Arc<Self>,
         guard: Option<LeaseGuard>,
         key: &ArtifactKey,
         unit: &str,
-        work: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
+        work: impl Future<Output = Result<Done, Error>>,
+    ) -> Result<(), Error> {
         let result = match &guard {
             None => work.await,
             Some(guard) => {
@@ -104,12 +125,11 @@ impl Core {
             self.remember_failure(key, unit, error).await;
         }
         if let Some(guard) = guard {
-            drop(guard.release(if result.is_ok() {
-                Outcome::Stored
-            } else {
-                Outcome::Failed
+            drop(guard.release(match &result {
+                Ok(done) => done.outcome(),
+                Err(_) => Outcome::Failed,
             }));
         }
-        result
+        result.map(drop)
     }
 }

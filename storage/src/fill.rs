@@ -1,4 +1,4 @@
-//! One fill of an immutable artifact: lease, look again, fetch, verify, store, release.
+//! One fill of an immutable artifact: lease, look again, fetch, verify, store or keep, release.
 //!
 //! Runs as a flight's task. What it promises:
 //! - Upstream is asked only after the store, the remembered failures and the lease were.
@@ -10,25 +10,29 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
+use lease::LeaseToken;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::artifact::ArtifactKey;
 use crate::artifacts::Verdict;
-use crate::attempts::Attempts;
+use crate::attempts::{Attempts, Done};
 use crate::error::{Error, ErrorKind};
 use crate::flight::{Lead, Phase};
 use crate::intake::{Incoming, Intake};
+use crate::kept::SpooledAt;
 use crate::layout;
 use crate::peers::Origin;
+use crate::relay;
 use crate::relay::follow::{Order, Relay};
 use crate::relay::serve::GrantedEntry;
 use crate::spool::Filling;
 use crate::store::{Created, Stored};
 use crate::turn::{Look, Turn, Wait};
+use crate::upload::Committed;
 use crate::upstream::{FetchRequest, Fetched, FetchedBody, ResumeFrom};
 use crate::verify;
-use crate::warmer::Core;
+use crate::warmer::{Core, Found};
 
 /// Where a flight's seats find their artifact.
 #[derive(Debug, Clone)]
@@ -79,6 +83,8 @@ pub(crate) struct Fill {
     intake: Intake,
     /// Upstreams whose body broke off in this fill.
     broken_at: Vec<Arc<str>>,
+    /// What others keep and did not give.
+    out_of_reach: Vec<LeaseToken>,
     /// Whether its failure was made a job of.
     is_pushed: bool,
 }
@@ -93,6 +99,7 @@ impl Fill {
             unit,
             led_by,
             broken_at: Vec::new(),
+            out_of_reach: Vec::new(),
             is_pushed: false,
         }
     }
@@ -143,33 +150,44 @@ impl Fill {
 
     async fn fill(&mut self) -> Result<(), Error> {
         let look = self.led_by.look(Look::ResultOrFailure, false);
-        if let Some(stored) = self.core.look_as_far(&self.key, &self.unit, look).await? {
-            self.serve_stored(stored);
-            return Ok(());
-        }
-        let (turn, _granted) = self.wait_for_turn().await?;
-        let (guard, _unleased) = match turn {
-            Turn::Theirs(stored) => return self.finish_from_store(stored).await,
-            Turn::Ours { guard, _unleased } => (guard, _unleased),
-        };
         let (core, key, unit) = (self.core.clone(), self.key.clone(), self.unit.clone());
-        let is_leased = guard.is_some();
-        let work = self.finish_alone(is_leased);
-        core.under_lease(guard, &key, &unit, work).await
+        match core.look_as_far(&key, &unit, look, &[]).await? {
+            Some(Found::Stored(stored)) => {
+                self.serve_stored(stored);
+                return Ok(());
+            }
+            Some(Found::Spooled(at)) if self.finish_from_keeper(&at).await => return Ok(()),
+            Some(Found::Spooled(_)) | None => {}
+        }
+        loop {
+            let (turn, _granted) = self.wait_for_turn().await?;
+            let (guard, _unleased) = match turn {
+                Turn::Theirs(Found::Stored(stored)) => return self.finish_from_store(stored).await,
+                Turn::Theirs(Found::Spooled(at)) if self.finish_from_keeper(&at).await => {
+                    return Ok(());
+                }
+                Turn::Theirs(Found::Spooled(_)) => continue,
+                Turn::Ours { guard, _unleased } => (guard, _unleased),
+            };
+            let is_leased = guard.is_some();
+            let work = self.finish_alone(is_leased);
+            return core.under_lease(guard, &key, &unit, work).await;
+        }
     }
 
     /// Waits until somebody else has stored it or it is our turn, and relays what the holder has
     /// meanwhile. Under a grant, the fill is known to those who ask to relay it.
-    async fn wait_for_turn(&mut self) -> Result<(Turn<Stored>, Option<GrantedEntry>), Error> {
+    async fn wait_for_turn(&mut self) -> Result<(Turn<Found>, Option<GrantedEntry>), Error> {
         let (core, key, unit) = (self.core.clone(), self.key.clone(), self.unit.clone());
         let led_by = self.led_by;
+        let out_of_reach = self.out_of_reach.clone();
         let status = self.intake.lead().status().clone();
         let wait = Wait::default();
         let (order, orders) = watch::channel(Order::Follow);
         let taking = async {
             let look = |look| {
                 let look = led_by.look(look, wait.has_followed());
-                core.look_as_far(&key, &unit, look)
+                core.look_as_far(&key, &unit, look, &out_of_reach)
             };
             let turn = core
                 .turns
@@ -184,7 +202,7 @@ impl Fill {
             // It ends between two pieces, not in the middle of one.
             order.send_replace(match turn {
                 // Clients who have nothing yet are served from the store at once.
-                Ok(Turn::Theirs(_)) if !status.has_landed() => Order::Stop,
+                Ok(Turn::Theirs(Found::Stored(_))) if !status.has_landed() => Order::Stop,
                 Ok(_) => Order::Finish,
                 Err(_) => Order::Stop,
             });
@@ -240,29 +258,42 @@ impl Fill {
         Ok(())
     }
 
+    /// Another instance keeps it: gives the clients what they do not have yet, as it comes from
+    /// there; tells whether that went well. If not, it counts as not kept for this fill.
+    async fn finish_from_keeper(&mut self, at: &SpooledAt) -> bool {
+        if self.intake.whole().is_none() {
+            let core = self.core.clone();
+            let unit = self.unit.clone();
+            if !relay::from_keeper(&core, &unit, &mut self.intake, at).await {
+                self.out_of_reach.push(at.token);
+                return false;
+            }
+        }
+        // It is not in the store, so that memory is where it is found again.
+        if let Some((_, stored)) = self.intake.sources() {
+            self.core.hot.insert(self.key.clone(), stored);
+        }
+        self.core.metrics.count_fill("relayed");
+        true
+    }
+
     /// It is our turn: fetches what is missing, and stores the whole.
-    async fn finish_alone(&mut self, is_leased: bool) -> Result<(), Error> {
+    async fn finish_alone(&mut self, is_leased: bool) -> Result<Done, Error> {
         if self.intake.whole().is_none() {
             return self.fetch_and_commit().await;
         }
         // Its holder has relayed all of it and then not stored it. Under a lease that was looked
         // up just now.
-        if !is_leased && let Some(stored) = self.lookup().await? {
-            return self.finish_from_store(stored).await;
+        if !is_leased && let Some(stored) = self.core.lookup(&self.key).await? {
+            return self.finish_from_store(stored).await.map(|()| Done::Stored);
         }
         if let Some((_, stored)) = self.intake.sources() {
             self.core.hot.insert(self.key.clone(), stored);
         }
-        self.commit().await;
-        Ok(())
+        Ok(self.commit().await)
     }
 
-    async fn lookup(&self) -> Result<Option<Stored>, Error> {
-        let path = layout::object_path(&self.key);
-        self.core.store.lookup(&path).await
-    }
-
-    async fn fetch_and_commit(&mut self) -> Result<(), Error> {
+    async fn fetch_and_commit(&mut self) -> Result<Done, Error> {
         let failures = self.core.failures_in_a_row(&self.key).await;
         let retries = match self.led_by {
             // The growing pause between requests is what retries it then.
@@ -280,8 +311,7 @@ impl Fill {
         if failures > 0 {
             self.core.forget_failures_in_a_row(&self.key).await;
         }
-        self.commit().await;
-        Ok(())
+        Ok(self.commit().await)
     }
 
     /// Attempts, one and at most `retries` more, until one has brought a verified body.
@@ -412,32 +442,36 @@ impl Fill {
         self.intake.receive(incoming).await
     }
 
-    /// Writes the verified bytes to the store. Its failure is no client's: they have the bytes.
-    async fn commit(&mut self) {
+    /// Writes the verified bytes to the store, or keeps them for it. No failure of that is a
+    /// client's: they have the bytes.
+    async fn commit(&mut self) -> Done {
         self.intake.lead().status().enter(Phase::Committing);
         let Some((source, _)) = self.intake.sources() else {
-            return;
+            return Done::Uncommitted;
         };
-        let path = layout::object_path(&self.key);
-        match self.core.store.create(&path, source).await {
-            Ok(Created::Created) => {
+        let space = self.intake.space();
+        let (done, outcome) = match self.core.commit(&self.key, source, space).await {
+            Committed::Stored(Created::Created) => {
                 self.core.metrics.count_commit("created");
-                self.core.metrics.count_fill("stored");
+                (Done::Stored, "stored")
             }
-            Ok(Created::ExistsSame) => {
+            Committed::Stored(Created::ExistsSame) => {
                 self.core.metrics.count_commit("exists_same");
-                self.core.metrics.count_fill("stored");
+                (Done::Stored, "stored")
             }
-            Ok(Created::Conflict { .. }) => {
+            Committed::Stored(Created::Conflict { .. }) => {
                 self.conflicts();
-                self.core.metrics.count_fill("stored");
+                (Done::Stored, "stored")
             }
-            Err(error) => {
-                self.core.metrics.count_commit("failed");
-                self.core.metrics.count_fill("uncommitted");
-                self.core.log_failure(&self.unit, &error);
+            Committed::Spooled => (Done::Spooled, "spooled"),
+            Committed::Lost => {
+                // What is nowhere else must not be in this memory only, for as long as it lasts.
+                self.core.hot.remove(&self.key);
+                (Done::Uncommitted, "uncommitted")
             }
-        }
+        };
+        self.core.metrics.count_fill(outcome);
+        done
     }
 
     /// What is stored is not what came: it stays, and somebody should know.

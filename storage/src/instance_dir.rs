@@ -120,11 +120,15 @@ impl InstanceDir {
     ///
     /// [`Error::Storage`]: the directory vanished or the disk failed.
     pub fn available_bytes(&self) -> Result<u64, Error> {
-        let stat = rustix::fs::statvfs(&self.path).map_err(|error| {
-            Error::storage("asking for free disk space", io::Error::from(error))
-        })?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        available_bytes(&self.path)
+            .map_err(|error| Error::storage("asking for free disk space", error))
     }
+}
+
+/// The bytes that this user can still write to the file system of `dir`; blocks on the disk.
+pub(crate) fn available_bytes(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 impl Drop for InstanceDir {

@@ -20,7 +20,7 @@ use crate::fill::{FillLead, Landed};
 use crate::flight::Phase;
 use crate::mapped::MappedFile;
 use crate::peers::Origin;
-use crate::spool::FillingWriter;
+use crate::spool::{FillingWriter, SharedSpace};
 use crate::store::{Source, Stored, StoredBody};
 use crate::verify;
 use crate::warmer::Core;
@@ -217,7 +217,7 @@ impl Intake {
         };
         let clock = self.core.clock.clone();
         let spool = &self.core.spool;
-        let writer = spool.begin(&self.unit, len, begin, clock)?;
+        let writer = spool.begin(&self.unit, len, begin, clock).await?;
         let received = writer.written();
         let filling = writer.filling().clone();
         let writer = self.writer.insert(writer);
@@ -425,6 +425,11 @@ impl Intake {
             },
         };
         Some((source, stored))
+    }
+
+    /// What a spooled body takes of the budget; `None` for one in memory.
+    pub(crate) fn space(&self) -> Option<SharedSpace> {
+        self.writer.as_ref().map(FillingWriter::space)
     }
 
     fn corrupt(&self, reason: &str) -> Error {

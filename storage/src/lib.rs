@@ -16,6 +16,7 @@ mod holder_watch;
 mod hot;
 mod instance_dir;
 mod intake;
+mod kept;
 pub mod layout;
 mod mapped;
 mod metrics;
@@ -49,8 +50,9 @@ pub use flight::{FlightLimits, FlightStatus, FlightView, Flights, Lead, Phase, R
 pub use freshness::{Freshness, FreshnessPolicy};
 pub use hot::HotTier;
 pub use instance_dir::InstanceDir;
+pub use kept::{KEPT_FILES_MAX, Kept};
 pub use mapped::{CHUNK_BYTES_MAX, GrowingMap, KEPT_RESIDENT_BYTES_MAX, MappedFile, MappedStream};
-pub use metrics::StorageMetrics;
+pub use metrics::{KeptMetrics, StorageMetrics};
 pub use module::{
     MODULE_PATH_BYTES_MAX, ModulePath, PATH_ELEMENT_BYTES_MAX, VERSION_BYTES_MAX, Version,
     VersionQuery,
@@ -63,7 +65,7 @@ pub use relay::{
     Relaying, Verified,
 };
 pub use retry::{Delays, RetryPolicy};
-pub use spool::{FillState, Filling, FillingWriter, HELD_BACK_BYTES, Spool};
+pub use spool::{FillState, Filling, FillingWriter, HELD_BACK_BYTES, Spool, SpoolLimits};
 pub use state_dir::StateDir;
 pub use store::{ArtifactStore, ByteStream, Created, Source, StoreOptions, Stored, StoredBody};
 pub use sumdb::SumdbRelay;

@@ -15,9 +15,14 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::upstream::{FetchObserver, FetchOutcome};
 
+mod kept;
+
+pub use self::kept::KeptMetrics;
+
 /// Outcomes of a fill, the label values of `corral_fills_total`.
-pub(crate) const FILL_OUTCOMES: [&str; 9] = [
+pub(crate) const FILL_OUTCOMES: [&str; 10] = [
     "stored",
+    "spooled",
     "already_stored",
     "relayed",
     "not_found",
@@ -172,6 +177,8 @@ pub struct StorageMetrics {
     pub reval_dropped: Counter,
     /// Bytes in spool files now.
     pub spool_bytes: Gauge,
+    /// What is kept because the store did not take it.
+    pub kept: KeptMetrics,
     /// Requests refused because a named limit was reached, by limit.
     pub limit_reached: Family<LimitLabel, Counter>,
     /// Stale documents served because a refresh failed.
@@ -198,10 +205,11 @@ pub struct LimitLabel {
 }
 
 /// Limits whose reaching is counted, the label values of `corral_limit_reached_total`.
-pub(crate) const LIMITS: [&str; 6] = [
+pub(crate) const LIMITS: [&str; 7] = [
     "fill.concurrency_max",
     "fill.waiters_max",
     "spool.bytes_max",
+    "spool.free_bytes_min",
     "upstreams.concurrency_max",
     "fill.unleased_max",
     "internal.holders_max",
@@ -233,6 +241,7 @@ impl StorageMetrics {
             reval_queue_depth: Gauge::default(),
             reval_dropped: Counter::default(),
             spool_bytes: Gauge::default(),
+            kept: KeptMetrics::new(registry),
             limit_reached: Family::default(),
             stale_if_error: Counter::default(),
             fill_resumed: Counter::default(),

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use crate::artifact::{ArtifactKey, Document, FileKind};
-use crate::artifacts::{Answer, AnswerBody, Artifacts, CacheOutcome, GetOptions, Verdict};
-use crate::attempts::Attempts;
+use crate::artifacts::{Answer, AnswerBody, CacheOutcome, GetOptions, Verdict};
+use crate::attempts::{Attempts, Done};
 use crate::document::CachedDocument;
 use crate::error::{Error, ErrorKind};
 use crate::fill::{FillLead, Landed, fill_outcome};
@@ -127,7 +127,7 @@ async fn built_from_store(core: &Core, key: &ArtifactKey) -> Result<Option<Bytes
         return Ok(None);
     };
     let versions = match document {
-        Document::List | Document::Latest => core.store.versions(module).await?,
+        Document::List | Document::Latest => core.versions(module).await?,
         Document::Query(_) => return Ok(None),
     };
     match document {
@@ -175,7 +175,7 @@ async fn stored_info(
         version: version.clone(),
         kind: FileKind::Info,
     };
-    match core.store.lookup(&layout::object_path(&key)).await? {
+    match core.lookup(&key).await? {
         Some(stored) => read_whole(&stored, &key).await.map(Some),
         None => Ok(None),
     }
@@ -341,7 +341,8 @@ impl Refresh {
             Turn::Ours { guard, _unleased } => (guard, _unleased),
         };
         let (key, unit) = (self.key.clone(), self.unit.clone());
-        core.under_lease(guard, &key, &unit, self.fetch()).await
+        let work = async { self.fetch().await.map(|()| Done::Stored) };
+        core.under_lease(guard, &key, &unit, work).await
     }
 
     fn land(&mut self, answer: DocumentAnswer) {

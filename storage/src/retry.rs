@@ -15,5 +15,6 @@ mod tests;
 mod worker;
 
 pub use backoff::{Delays, RetryPolicy};
+pub(crate) use jobs::{Job, JobKind};
 pub(crate) use retries::{Retries, RetriesParts};
 pub(crate) use worker::{Worker, WorkerParts, sample_queue};

@@ -5,14 +5,14 @@
 //! - The last [`HELD_BACK_BYTES`] (of the announced length, else of what has arrived) are shown to nobody until the writer says
 //!   that the whole has been verified, so no client ever has a complete body of a bad file.
 //! - A writer that goes away without a word is a failure for its readers, never a clean end.
-//! - Bytes on disk are counted against `spool.bytes_max` until the last reader is gone.
+//! - Bytes on disk are counted against [`SpoolLimits`] until the last reader is gone.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,9 +26,15 @@ use crate::error::Error;
 use crate::instance_dir::InstanceDir;
 use crate::mapped::{GrowingMap, MappedFile};
 
+#[cfg(any(test, feature = "test-util"))]
+mod faults;
 mod reader;
+mod space;
 
+#[cfg(any(test, feature = "test-util"))]
+pub use faults::DiskFaults;
 use reader::{Reader, WINDOW_BYTES};
+pub(crate) use space::{Budget, SharedSpace, Space};
 
 /// How much of what has arrived stays hidden until the whole is verified.
 pub const HELD_BACK_BYTES: u64 = 64 * 1024;
@@ -46,27 +52,50 @@ const OTHERS_BEGIN_MAX: Duration = Duration::from_millis(250);
 /// …and looks this often whether they have.
 const OTHERS_BEGIN_LOOK: Duration = Duration::from_millis(25);
 
+/// How much the spool may take of its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpoolLimits {
+    /// Most bytes of all spool files of this process, kept ones included. `spool.bytes_max`,
+    /// default 10 GiB.
+    pub bytes_max: u64,
+    /// What the file system must have left besides; a new file that would take of it is refused.
+    /// `spool.free_bytes_min`, default 256 MiB; 0 lets the disk fill up.
+    pub free_bytes_min: u64,
+    /// How much of `bytes_max` may be kept for a store that does not take it, in percent; the
+    /// rest stays free for new fills. `spool.kept_percent_max`, default 50; 0 keeps nothing.
+    pub kept_percent_max: u32,
+}
+
+impl Default for SpoolLimits {
+    fn default() -> Self {
+        Self {
+            bytes_max: 10 << 30,
+            free_bytes_min: 256 << 20,
+            kept_percent_max: 50,
+        }
+    }
+}
+
 /// The directory of spool files and its budget.
 #[derive(Debug)]
 pub struct Spool {
-    dir: Arc<InstanceDir>,
-    bytes_max: u64,
-    used_bytes: Arc<AtomicU64>,
+    budget: Arc<Budget>,
+    #[cfg(any(test, feature = "test-util"))]
+    faults: DiskFaults,
 }
 
 impl Spool {
     /// Opens this process's part of the spool below `parent` and sweeps what dead processes left.
     ///
-    /// `bytes_max` bounds the sum of all spool files of this process (`spool.bytes_max`).
-    ///
     /// # Errors
     ///
     /// [`Error::Config`]: `parent` cannot be made or written; the process cannot start.
-    pub fn open(parent: &Path, bytes_max: u64) -> Result<Self, Error> {
+    pub fn open(parent: &Path, limits: SpoolLimits) -> Result<Self, Error> {
+        let dir = Arc::new(InstanceDir::open(parent, "spool.dir")?);
         Ok(Self {
-            dir: Arc::new(InstanceDir::open(parent, "spool.dir")?),
-            bytes_max,
-            used_bytes: Arc::new(AtomicU64::new(0)),
+            budget: Arc::new(Budget::new(dir, limits)),
+            #[cfg(any(test, feature = "test-util"))]
+            faults: DiskFaults::default(),
         })
     }
 
@@ -75,15 +104,35 @@ impl Spool {
     #[cfg(feature = "test-util")]
     pub fn beside(&self) -> Self {
         Self {
-            dir: self.dir.clone(),
-            bytes_max: self.bytes_max,
-            used_bytes: Arc::default(),
+            budget: Arc::new(self.budget.beside()),
+            faults: DiskFaults::default(),
         }
     }
 
-    /// Bytes that spool files take on disk now.
+    /// Makes the disk under this spool fail as `faults` says.
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn with_faults(mut self, faults: &DiskFaults) -> Self {
+        self.faults = faults.clone();
+        self
+    }
+
+    /// Bytes that spool files take on disk now, or will.
     pub fn used_bytes(&self) -> u64 {
-        self.used_bytes.load(Ordering::Relaxed)
+        self.budget.used_bytes()
+    }
+
+    /// What the disk has left by its last answer; `None` when it never gave one.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.budget.free_bytes()
+    }
+
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    pub(crate) fn limits(&self) -> SpoolLimits {
+        self.budget.limits()
     }
 
     /// Begins the spool of a body of `len` bytes (`None`: not announced) of which `head` is here.
@@ -93,19 +142,16 @@ impl Spool {
     ///
     /// # Errors
     ///
-    /// [`Error::Overloaded`]: the budget is used up; come back later.
-    pub fn begin(
+    /// [`Error::Overloaded`]: the budget is used up, or the disk nearly full; come back later.
+    pub async fn begin(
         &self,
         unit: &str,
         len: Option<u64>,
         head: Bytes,
         clock: Arc<dyn Clock>,
     ) -> Result<FillingWriter, Error> {
-        let mut space = Space {
-            used_bytes: self.used_bytes.clone(),
-            max: self.bytes_max,
-            held: 0,
-        };
+        self.budget.measured().await;
+        let mut space = Space::new(&self.budget);
         let written = head.len() as u64;
         space.grow_to(len.unwrap_or(0).max(written))?;
         let (state, _) = watch::channel(FillState {
@@ -118,13 +164,16 @@ impl Spool {
             head,
             map: OnceLock::new(),
             state,
-            space: Mutex::new(space),
+            space: Arc::new(Mutex::new(space)),
             begun: AtomicU64::new(0),
         };
         let mut writer = FillingWriter {
             filling: Arc::new(filling),
             file: None,
-            path: SpoolPath(self.dir.path().join(Uuid::new_v4().simple().to_string())),
+            path: SpoolPath(self.budget.dir().join(Uuid::new_v4().simple().to_string())),
+            budget: self.budget.clone(),
+            #[cfg(any(test, feature = "test-util"))]
+            faults: self.faults.clone(),
             written,
             told: 0,
             news_since: None,
@@ -137,40 +186,6 @@ impl Spool {
 
 fn spool_failed(doing: &str, unit: &str, source: std::io::Error) -> Error {
     Error::storage(format!("{doing} {unit}"), source)
-}
-
-/// A share of the spool's budget; given back when dropped.
-#[derive(Debug)]
-struct Space {
-    used_bytes: Arc<AtomicU64>,
-    max: u64,
-    held: u64,
-}
-
-impl Space {
-    fn grow_to(&mut self, bytes: u64) -> Result<(), Error> {
-        let more = bytes.saturating_sub(self.held);
-        let taken = self
-            .used_bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(more).filter(|sum| *sum <= self.max)
-            });
-        match taken {
-            Ok(_) => {
-                self.held += more;
-                Ok(())
-            }
-            Err(_) => Err(Error::Overloaded {
-                limit: "spool.bytes_max",
-            }),
-        }
-    }
-}
-
-impl Drop for Space {
-    fn drop(&mut self) {
-        self.used_bytes.fetch_sub(self.held, Ordering::Relaxed);
-    }
 }
 
 /// What readers know of a fill.
@@ -193,7 +208,7 @@ pub struct Filling {
     map: OnceLock<GrowingMap>,
     state: watch::Sender<FillState>,
     /// Lives with the readers: an unlinked file takes its place on disk until they are gone.
-    space: Mutex<Space>,
+    space: SharedSpace,
     /// Readers that have had a piece.
     begun: AtomicU64,
 }
@@ -295,6 +310,9 @@ pub struct FillingWriter {
     filling: Arc<Filling>,
     file: Option<Arc<File>>,
     path: SpoolPath,
+    budget: Arc<Budget>,
+    #[cfg(any(test, feature = "test-util"))]
+    faults: DiskFaults,
     written: u64,
     told: u64,
     news_since: Option<Instant>,
@@ -322,9 +340,13 @@ impl FillingWriter {
     pub async fn open(&mut self) -> Result<(), Error> {
         let path = self.path.0.clone();
         let head = self.filling.head.clone();
+        #[cfg(any(test, feature = "test-util"))]
+        let faults = self.faults.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create_new(true).open(path)?;
+            #[cfg(any(test, feature = "test-util"))]
+            faults.before_writing(head.len())?;
             (&file).write_all(&head)?;
             let mapped = file.try_clone()?;
             Ok((file, mapped))
@@ -337,6 +359,7 @@ impl FillingWriter {
             Err(_) => return Err(self.internal()),
         };
         self.file = Some(Arc::new(file));
+        self.wrote();
         // It is empty: `&mut self` has seen to it that this is the only call.
         let _ = self.filling.map.set(GrowingMap::new(mapped));
         Ok(())
@@ -398,15 +421,22 @@ impl FillingWriter {
         self.filling
             .space
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
             .grow_to(self.written + more)?;
         let Some(file) = self.file.clone() else {
             return Err(self.internal());
         };
+        let budget = self.budget.clone();
+        #[cfg(any(test, feature = "test-util"))]
+        let faults = self.faults.clone();
         let wrote = tokio::task::spawn_blocking(move || {
+            #[cfg(any(test, feature = "test-util"))]
+            faults.before_writing(pieces.iter().map(Bytes::len).sum())?;
             pieces
                 .iter()
-                .try_for_each(|piece| (&*file).write_all(piece))
+                .try_for_each(|piece| (&*file).write_all(piece))?;
+            budget.measure_if_due();
+            Ok(())
         })
         .await;
         match wrote {
@@ -421,6 +451,7 @@ impl FillingWriter {
             Err(_) => return Err(self.internal()),
         }
         self.written += more;
+        self.wrote();
         let now = self.clock.now();
         let since = *self.news_since.get_or_insert(now);
         let readable = self.readable();
@@ -432,6 +463,20 @@ impl FillingWriter {
             self.tell();
         }
         Ok(())
+    }
+
+    /// Notes how much of the promised space is on disk.
+    fn wrote(&self) {
+        self.filling
+            .space
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .wrote_to(self.written);
+    }
+
+    /// The file's share of the budget, for whoever keeps the file longer than its readers do.
+    pub(crate) fn space(&self) -> SharedSpace {
+        self.filling.space.clone()
     }
 
     fn readable(&self) -> u64 {

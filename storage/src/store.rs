@@ -27,6 +27,7 @@ pub use self::backend::{Backend, BackendError, Directory, Listed, Put, Source};
 pub use self::body::{ByteStream, Stored, StoredBody};
 #[cfg(any(test, feature = "test-util"))]
 pub use self::faults::{Fault, Faults, Operation};
+pub(crate) use self::local::{link_unsupported, sync_dir};
 pub use self::remote::RemoteBody;
 
 /// The first segment of paths that are not part of the tree.
@@ -211,8 +212,16 @@ impl ArtifactStore {
                 Ok(Err(error)) => failure = Some(failed("creating", path, error)),
                 Err(_) => failure = Some(timed_out("creating", path)),
             }
-            // Whatever was answered, what is there decides.
-            if let Some(found) = self.compare(path, source).await? {
+            // Whatever was answered, what is there decides. A look that fails decides nothing: the
+            // next attempt may well find out.
+            let found = match self.compare(path, source).await {
+                Ok(found) => found,
+                Err(error) => {
+                    failure = Some(error);
+                    continue;
+                }
+            };
+            if let Some(found) = found {
                 if found == Created::ExistsSame {
                     self.within(
                         self.options.write_timeout,

@@ -9,6 +9,8 @@ pub mod simulation;
 mod upstream;
 mod zips;
 
+pub use crate::kept::{Cut, KeptFaults};
+pub use crate::spool::DiskFaults;
 pub use gate::Gate;
 pub use peers::{FakePeers, PeerState};
 pub use reply::Reply;

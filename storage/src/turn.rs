@@ -185,11 +185,13 @@ impl Woken {
         }
     }
 
-    /// How far to look: a failure is worth a question only where there is a sign of one. Where
-    /// there is none, whoever gets the lease next asks.
+    /// How far to look: what is written down is worth a question only where there is a sign of it.
+    /// Where there is none, whoever gets the lease next asks.
     fn look(&self) -> Look {
         match self {
-            Self::Event(Outcome::Failed) | Self::Reconnect | Self::Relay => Look::ResultOrFailure,
+            Self::Event(Outcome::Failed | Outcome::Spooled) | Self::Reconnect | Self::Relay => {
+                Look::ResultOrFailure
+            }
             Self::Event(_) | Self::Expiry | Self::Poll | Self::Gone => Look::Result,
         }
     }

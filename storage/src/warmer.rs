@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lease::{Clock, DelayQueue, Holder, LeaseKeeper, Records};
+use lease::{Clock, DelayQueue, Holder, LeaseKeeper, LeaseToken, Records};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use crate::fill::{Fill, Landed, LedBy};
 use crate::flight::{FlightView, Flights, Role, Seat};
 use crate::holder_watch::{HolderWatch, WatchParts};
 use crate::hot::HotTier;
+use crate::kept::{self, Kept, SpooledAt, UnitRecord};
 use crate::layout;
 use crate::metrics::{RoleLabel, StorageMetrics};
 use crate::module::{ModulePath, Version};
@@ -53,6 +54,8 @@ pub struct WarmerParts {
     pub upstream: Arc<dyn Upstream>,
     /// Where they are written while they arrive.
     pub spool: Spool,
+    /// Where they stay while the store does not take them.
+    pub kept: Kept,
     /// Coordination with other instances: asks for leases and keeps them alive.
     pub keeper: LeaseKeeper,
     /// Short-lived shared knowledge: documents, negative entries, failures.
@@ -79,6 +82,7 @@ pub(crate) struct Core {
     pub(crate) store: Arc<ArtifactStore>,
     pub(crate) upstream: Arc<dyn Upstream>,
     pub(crate) spool: Spool,
+    pub(crate) kept: Kept,
     pub(crate) hot: HotTier,
     pub(crate) records: Arc<dyn Records>,
     pub(crate) turns: Turns,
@@ -108,7 +112,8 @@ pub struct Warmer {
 
 impl Warmer {
     /// Wraps a store. Starts tasks on `parts.runtime`: the worker of refreshes behind stale
-    /// answers, the worker of jobs for later, and the samplers of gauges.
+    /// answers, the worker of jobs for later, the one that tends to what is kept, and the samplers
+    /// of gauges.
     pub fn new(parts: WarmerParts, config: WarmerConfig, hot: HotTier) -> Self {
         let (revalidations, queued) = Revalidations::new(config.revalidations_max);
         let stop = CancellationToken::new();
@@ -139,6 +144,7 @@ impl Warmer {
             store: parts.store,
             upstream: parts.upstream,
             spool: parts.spool,
+            kept: parts.kept,
             hot,
             records: parts.records,
             record_warnings: RecordWarnings::new(parts.clock.clone()),
@@ -163,6 +169,11 @@ impl Warmer {
         let sampler = sample_hot_tier(core.clone());
         tasks.spawn_on(
             stop.clone().run_until_cancelled_owned(sampler),
+            &parts.runtime,
+        );
+        tasks.spawn_on(
+            stop.clone()
+                .run_until_cancelled_owned(kept::tend(core.clone())),
             &parts.runtime,
         );
         let sampler = sample_queue(core.clone());
@@ -253,7 +264,7 @@ impl Warmer {
         Ok(answer_of(landed, seat))
     }
 
-    /// What is here: in the store, or arriving by another request's flight.
+    /// What is here: kept, in the store, or arriving by another request's flight.
     async fn get_without_fetching(
         &self,
         key: &ArtifactKey,
@@ -263,6 +274,13 @@ impl Warmer {
         let fetch_disabled = options.fetch_disabled || core.config.offline;
         // Before the look-up: a flight that ends in between has stored what it brought.
         let running = core.flights.join_running(key)?;
+        if let Some(stored) = core.kept.get(key).await {
+            core.hot.insert(key.clone(), stored.clone());
+            return Ok(Answer {
+                body: AnswerBody::Stored(stored),
+                cache: CacheOutcome::immutable(Verdict::HitStored, Role::Leader),
+            });
+        }
         let options = GetOptions {
             fetch_disabled,
             ..options
@@ -323,8 +341,17 @@ impl Artifacts for Warmer {
     }
 
     async fn versions(&self, module: &ModulePath) -> Result<Vec<Version>, Error> {
-        self.core.store.versions(module).await
+        self.core.versions(module).await
     }
+}
+
+/// Where a look found an artifact.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Here: in the store, or kept for it.
+    Stored(Stored),
+    /// Another instance keeps it, while the store does not take it.
+    Spooled(SpooledAt),
 }
 
 impl Core {
@@ -379,8 +406,36 @@ impl Core {
         }
     }
 
-    /// Looks for an immutable artifact in the store, and then, as far as `look` says, for a
-    /// remembered failure.
+    /// An immutable artifact as it can be had without fetching it: kept, or in the store.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Storage`]: the store cannot tell; that is not absence.
+    pub(crate) async fn lookup(&self, key: &ArtifactKey) -> Result<Option<Stored>, Error> {
+        if let Some(stored) = self.kept.get(key).await {
+            return Ok(Some(stored));
+        }
+        self.store.lookup(&layout::object_path(key)).await
+    }
+
+    /// The versions of `module` whose info file is here, lowest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Core::lookup`].
+    pub(crate) async fn versions(&self, module: &ModulePath) -> Result<Vec<Version>, Error> {
+        let mut versions = self.store.versions(module).await?;
+        let kept = self.kept.versions(module);
+        if !kept.is_empty() {
+            versions.extend(kept);
+            versions.sort();
+            versions.dedup();
+        }
+        Ok(versions)
+    }
+
+    /// Looks for an immutable artifact here, and then, as far as `look` says, for what is written
+    /// down of it. What is kept under one of `out_of_reach` counts as not there.
     ///
     /// # Errors
     ///
@@ -391,19 +446,28 @@ impl Core {
         key: &ArtifactKey,
         unit: &str,
         look: Look,
-    ) -> Result<Option<Stored>, Error> {
-        if let Some(stored) = self.store.lookup(&layout::object_path(key)).await? {
-            return Ok(Some(stored));
+        out_of_reach: &[LeaseToken],
+    ) -> Result<Option<Found>, Error> {
+        let stored = self.lookup(key).await;
+        if let Ok(Some(stored)) = stored {
+            return Ok(Some(Found::Stored(stored)));
         }
-        if look == Look::Result {
-            return Ok(None);
-        }
-        match self.remembered_failure(unit).await {
-            Some(record) if look == Look::ResultOrFailure || record.is_absence() => {
-                Err(Error::Remembered(record))
+        // A store that cannot tell may well be why somebody keeps it.
+        if look != Look::Result || stored.is_err() {
+            match self.unit_record(unit).await {
+                Some(UnitRecord::Spooled(at)) if !out_of_reach.contains(&at.token) => {
+                    return Ok(Some(Found::Spooled(at)));
+                }
+                Some(UnitRecord::Failure(record))
+                    if stored.is_ok()
+                        && (look == Look::ResultOrFailure || record.is_absence()) =>
+                {
+                    return Err(Error::Remembered(record));
+                }
+                _ => {}
             }
-            _ => Ok(None),
         }
+        stored.map(|_| None)
     }
 
     /// Forgets that a unit failed.
@@ -415,15 +479,25 @@ impl Core {
 
     /// What is remembered of a unit that does not exist, or failed a moment ago.
     pub(crate) async fn remembered_failure(&self, unit: &str) -> Option<FailureRecord> {
+        match self.unit_record(unit).await {
+            Some(UnitRecord::Failure(record)) => Some(record),
+            _ => None,
+        }
+    }
+
+    /// What is written down of a unit.
+    pub(crate) async fn unit_record(&self, unit: &str) -> Option<UnitRecord> {
         match self.records.get(&failure_record(unit)).await {
             Ok(record) => {
                 let record = record?;
-                let mut failure: FailureRecord = serde_json::from_slice(&record.value).ok()?;
-                // What is left of it by now.
-                failure.retry_after_ms = failure
-                    .retry_after_ms
-                    .map(|_| u64::try_from(record.expires_in.as_millis()).unwrap_or(u64::MAX));
-                Some(failure)
+                let mut known: UnitRecord = serde_json::from_slice(&record.value).ok()?;
+                if let UnitRecord::Failure(failure) = &mut known {
+                    // What is left of it by now.
+                    failure.retry_after_ms = failure
+                        .retry_after_ms
+                        .map(|_| u64::try_from(record.expires_in.as_millis()).unwrap_or(u64::MAX));
+                }
+                Some(known)
             }
             Err(error) => {
                 tracing::debug!(unit, %error, "records are unavailable");
@@ -493,6 +567,13 @@ impl Core {
     pub(crate) fn sample_flights(&self) {
         let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.metrics.spool_bytes.set(gauge(self.spool.used_bytes()));
+        self.metrics.kept.files.set(gauge(self.kept.files()));
+        self.metrics.kept.bytes.set(gauge(self.kept.bytes()));
+        let free_bytes = self.spool.free_bytes();
+        self.metrics
+            .kept
+            .free_bytes
+            .set(gauge(free_bytes.unwrap_or(0)));
         self.metrics.flights.set(gauge(self.flights.len() as u64));
         self.metrics
             .flight_waiters
@@ -503,7 +584,8 @@ impl Core {
     }
 }
 
-fn failure_record(unit: &str) -> String {
+/// The key of what is written down of a unit.
+pub(crate) fn failure_record(unit: &str) -> String {
     format!("failure:{unit}")
 }
 

@@ -36,6 +36,8 @@ impl Default for Config {
             spool: SpoolConfig {
                 dir: PathBuf::new(),
                 bytes_max: 10 * GIB,
+                free_bytes_min: 256 * MIB,
+                kept_percent_max: 50,
             },
             valkey: ValkeyConfig::default(),
             internal: InternalConfig {

@@ -99,6 +99,8 @@ keys! {
     "upstreams.stall_timeout" => upstreams.stall_timeout, Rule::Span(10 * MILLI..=HOUR);
     "spool.dir" => spool.dir, Rule::Free;
     "spool.bytes_max" => spool.bytes_max, Rule::Size(KIB..=1024 * TIB);
+    "spool.free_bytes_min" => spool.free_bytes_min, Rule::Size(0..=1024 * TIB);
+    "spool.kept_percent_max" => spool.kept_percent_max, Rule::Count(0..=90);
     "valkey.url" => valkey.url, Rule::Urls(text::check_valkey);
     "valkey.topology" => valkey.topology, Rule::Free;
     "valkey.sentinel_master" => valkey.sentinel_master, Rule::Free;

@@ -51,11 +51,11 @@ pub(super) async fn get(
             }
         }
         Ok(Relaying::Whole { body, origin }) => {
-            match head(&proved, from, Some(body.len() as u64), origin.as_ref()) {
+            let len = body.len();
+            match head(&proved, from, Some(len), origin.as_ref()) {
                 None => HttpResponse::RangeNotSatisfiable().finish(),
                 Some((mut response, _)) => {
-                    let from = usize::try_from(from).unwrap_or(body.len());
-                    response.body(body.slice(from..))
+                    response.body(SizedStream::new(len - from, body.stream(from..len)))
                 }
             }
         }

@@ -11,6 +11,7 @@ mod sharing;
 use lease::ManualClock;
 
 use super::*;
+use crate::artifacts::Artifacts;
 use crate::testing::{Gate, Instance, Reply, Scene, read_answer, soon, until};
 use crate::upstream::CacheControl;
 

@@ -53,7 +53,7 @@ pub(crate) struct Distrusted {
 }
 
 impl Distrusted {
-    fn add(&self, token: LeaseToken) {
+    pub(super) fn add(&self, token: LeaseToken) {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if tokens.len() >= DISTRUSTED_MAX {
             tokens.pop_front();
@@ -61,7 +61,7 @@ impl Distrusted {
         tokens.push_back(token);
     }
 
-    fn contains(&self, token: &LeaseToken) -> bool {
+    pub(super) fn contains(&self, token: &LeaseToken) -> bool {
         let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         tokens.contains(token)
     }
@@ -167,7 +167,7 @@ impl Relay<'_> {
         }
     }
 
-    async fn copy(&mut self, relayed: Relayed, from: u64) -> Copied {
+    pub(super) async fn copy(&mut self, relayed: Relayed, from: u64) -> Copied {
         let core = self.core;
         self.wait.set_relaying(true);
         let pace = Pace {
@@ -211,7 +211,7 @@ impl Relay<'_> {
 }
 
 /// How a relayed body ended.
-enum Copied {
+pub(super) enum Copied {
     /// All of it is here, and verified.
     Whole,
     /// It is not wanted any more, or there is no room for it.

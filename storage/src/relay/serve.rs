@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use dashmap::DashMap;
 use lease::LeaseToken;
 use tokio::sync::Notify;
@@ -94,10 +93,10 @@ pub enum Relaying {
         /// Where it comes from.
         origin: Option<Origin>,
     },
-    /// The whole of a small body.
+    /// The whole of a body.
     Whole {
-        /// The body.
-        body: Bytes,
+        /// The body, in memory or in a local file.
+        body: StoredBody,
         /// Where it comes from.
         origin: Option<Origin>,
     },
@@ -113,7 +112,8 @@ impl Relaying {
 }
 
 impl Warmer {
-    /// Finds what this instance can pass on of the fill of `unit` under its grant `token`.
+    /// Finds what this instance can pass on of the fill of `unit` under its grant `token`, or of
+    /// what it keeps under it.
     ///
     /// Waits for the first bytes, for at most [`Relaying::WAIT_MAX`]. Cancelling is safe.
     /// `grants` are those of this instance.
@@ -128,6 +128,12 @@ impl Warmer {
         grants: &dyn KnowsGrants,
     ) -> Result<Relaying, Error> {
         let core = self.core();
+        if let Some(stored) = core.kept.get_by_token(unit, token).await {
+            return Ok(Relaying::Whole {
+                body: stored.body,
+                origin: None,
+            });
+        }
         let clock = &*core.clock;
         let begun = core.granted.wait_for(token, grants);
         let Some(fill) = lease::timeout(clock, BEGIN_WAIT_MAX, begun).await else {
@@ -156,7 +162,7 @@ impl Warmer {
                 origin,
             },
             Ok(Landed::Stored { stored, .. }) => match stored.body {
-                StoredBody::Bytes(body) => Relaying::Whole { body, origin },
+                body @ StoredBody::Bytes(_) => Relaying::Whole { body, origin },
                 // It was in the store: there the follower finds it, too.
                 StoredBody::Mapped(_) | StoredBody::Remote(_) => Relaying::Nothing,
             },

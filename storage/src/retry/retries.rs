@@ -98,7 +98,6 @@ impl Retries {
     /// Makes the job that stores what is kept here of `key`. Only this instance can do it.
     ///
     /// Call it when the bytes are durable. Returns whether there is a job now, or was before.
-    #[allow(dead_code, reason = "called by the writer of kept files")]
     pub(crate) async fn push_upload(&self, key: &ArtifactKey) -> bool {
         let due_in = first_delay(&self.config, None);
         self.push(JobKind::Upload, key, due_in).await

@@ -342,7 +342,9 @@ impl Worker {
         if let Some(error) = error {
             return self.ended_with(error);
         }
-        match core.look_as_far(key, &key.unit(), Look::Result).await {
+        // Another instance may keep it, while the store does not take it.
+        let look = Look::ResultOrAbsence;
+        match core.look_as_far(key, &key.unit(), look, &[]).await {
             Ok(Some(_)) => Run::Done,
             Ok(None) => self.ended_with(Error::Storage {
                 doing: format!("storing {key}, which was fetched"),

@@ -9,6 +9,14 @@ use crate::error::ErrorKind;
 
 const MIB: usize = 1 << 20;
 
+fn limits(bytes_max: u64) -> SpoolLimits {
+    SpoolLimits {
+        bytes_max,
+        free_bytes_min: 0,
+        ..SpoolLimits::default()
+    }
+}
+
 struct Scene {
     spool: Spool,
     _dir: tempfile::TempDir,
@@ -18,21 +26,22 @@ impl Scene {
     fn new(bytes_max: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self {
-            spool: Spool::open(dir.path(), bytes_max).unwrap(),
+            spool: Spool::open(dir.path(), limits(bytes_max)).unwrap(),
             _dir: dir,
         }
     }
 
     async fn begin(&self, len: Option<u64>) -> Result<FillingWriter, Error> {
         let clock = Arc::new(TokioClock);
-        let mut writer = self.spool.begin("m@v1.0.0.zip", len, Bytes::new(), clock)?;
+        let begun = self.spool.begin("m@v1.0.0.zip", len, Bytes::new(), clock);
+        let mut writer = begun.await?;
         writer.open().await?;
         Ok(writer)
     }
 
     fn files(&self) -> usize {
         let is_spool = |name: &std::ffi::OsStr| name.len() == 32;
-        std::fs::read_dir(self.spool.dir.path())
+        std::fs::read_dir(self.spool.budget.dir())
             .unwrap()
             .filter(|entry| is_spool(&entry.as_ref().unwrap().file_name()))
             .count()
@@ -181,6 +190,7 @@ async fn the_head_is_read_before_there_is_a_file() {
     let mut writer = scene
         .spool
         .begin("m@v1.0.0.zip", Some(MIB as u64), head.clone(), clock)
+        .await
         .unwrap();
     let filling = writer.filling().clone();
     assert_eq!(scene.files(), 0);
@@ -200,6 +210,7 @@ async fn a_reader_lets_the_others_begin_but_not_for_ever() {
     let writer = scene
         .spool
         .begin("m@v1.0.0.zip", None, body(10), Arc::new(TokioClock))
+        .await
         .unwrap();
     let filling = writer.filling().clone();
     let first = tokio::spawn({

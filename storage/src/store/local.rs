@@ -419,7 +419,8 @@ fn sync_parent(target: &Path) -> io::Result<()> {
     sync_dir(parent)
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     match File::open(dir)?.sync_all() {
         // Some network file systems cannot sync directories; theirs are durable or nothing helps.
         Err(error)
@@ -438,7 +439,7 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 ///
 /// `EPERM` and `EACCES` are what file systems without links and the kernel's hard-link protection
 /// answer; where writing is forbidden too, the copy says so.
-fn link_unsupported(error: &io::Error) -> bool {
+pub(crate) fn link_unsupported(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::CrossesDevices

@@ -147,11 +147,12 @@ impl Peers for FakePeers {
                 (len, origin, body.stream(ask.from..u64::MAX))
             }
             Relaying::Whole { body, origin } => {
-                let len = body.len() as u64;
-                let from =
-                    usize::try_from(ask.from).map_or(body.len(), |from| from.min(body.len()));
-                let rest = stream::iter([Ok(body.slice(from..))]).boxed();
-                (Some(len), origin, rest)
+                let len = body.len();
+                let rest = body.stream(ask.from.min(len)..len);
+                let rest = rest.map(|piece| {
+                    piece.map_err(|source| Error::storage("reading a whole body", source))
+                });
+                (Some(len), origin, rest.boxed())
             }
         };
         Ok(RelayReply::Arriving(Relayed {

@@ -20,9 +20,10 @@ use crate::config::WarmerConfig;
 use crate::error::Error;
 use crate::hot::HotTier;
 use crate::instance_dir::InstanceDir;
+use crate::kept::{Kept, KeptFaults};
 use crate::metrics::StorageMetrics;
 use crate::peers::{NoPeers, Peers};
-use crate::spool::Spool;
+use crate::spool::{DiskFaults, Spool, SpoolLimits};
 use crate::store::{ArtifactStore, StoreOptions};
 use crate::upstream::Upstream;
 use crate::warmer::{Warmer, WarmerParts};
@@ -100,6 +101,11 @@ impl Scene {
         self.dir.path().join(name)
     }
 
+    /// Where an instance called `name` keeps what the store did not take: its next start finds it.
+    pub fn kept_dir(&self, name: &str) -> PathBuf {
+        self.path(&format!("kept-{name}"))
+    }
+
     /// Begins an instance called `name`.
     pub fn instance(&self, name: &str) -> InstanceBuilder<'_> {
         InstanceBuilder {
@@ -108,7 +114,14 @@ impl Scene {
             config: WarmerConfig::default(),
             hot_bytes_max: 64 << 20,
             hot_entry_bytes_max: 8 << 20,
-            spool_bytes_max: 1 << 30,
+            spool: SpoolLimits {
+                bytes_max: 1 << 30,
+                // The machine that runs the tests may be nearly full.
+                free_bytes_min: 0,
+                ..SpoolLimits::default()
+            },
+            disk: DiskFaults::default(),
+            kept: KeptFaults::default(),
             store: self.store.clone(),
             upstream: self.upstream.clone(),
             leases: self.leases.clone(),
@@ -149,7 +162,9 @@ pub struct InstanceBuilder<'a> {
     config: WarmerConfig,
     hot_bytes_max: u64,
     hot_entry_bytes_max: u64,
-    spool_bytes_max: u64,
+    spool: SpoolLimits,
+    disk: DiskFaults,
+    kept: KeptFaults,
     store: ArtifactStore,
     upstream: Arc<dyn Upstream>,
     leases: Arc<dyn LeaseTable>,
@@ -179,7 +194,28 @@ impl InstanceBuilder<'_> {
     /// Sets the spool's budget in bytes.
     #[must_use]
     pub fn spool(mut self, bytes_max: u64) -> Self {
-        self.spool_bytes_max = bytes_max;
+        self.spool.bytes_max = bytes_max;
+        self
+    }
+
+    /// Changes the spool's limits.
+    #[must_use]
+    pub fn spool_limits(mut self, change: impl FnOnce(&mut SpoolLimits)) -> Self {
+        change(&mut self.spool);
+        self
+    }
+
+    /// Gives the instance's spool a disk that fails as `faults` says.
+    #[must_use]
+    pub fn disk(mut self, faults: &DiskFaults) -> Self {
+        self.disk = faults.clone();
+        self
+    }
+
+    /// Cuts the instance's keeping of what the store did not take as `faults` says.
+    #[must_use]
+    pub fn kept(mut self, faults: &KeptFaults) -> Self {
+        self.kept = faults.clone();
         self
     }
 
@@ -260,13 +296,16 @@ impl InstanceBuilder<'_> {
             metrics.clone(),
         )
         .expect("the lease's settings are within their ranges");
-        let spool = Spool::open(&self.scene.path("spool"), self.spool_bytes_max)
-            .expect("temporary files can be written");
+        let spool = Spool::open(&self.scene.path("spool"), self.spool)
+            .expect("temporary files can be written")
+            .with_faults(&self.disk);
+        let kept = Kept::open_with_faults(self.scene.kept_dir(&self.name), &spool, &self.kept);
         let hot = HotTier::new(self.hot_bytes_max, self.hot_entry_bytes_max, &metrics);
         let parts = WarmerParts {
             store: Arc::new(self.store),
             upstream: self.upstream,
             spool,
+            kept,
             keeper: keeper.clone(),
             records: self.records,
             queue: self.queue,

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attempts;
+mod failed_writes;
 mod fleet;
 mod limits;
 mod order;

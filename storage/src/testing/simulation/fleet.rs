@@ -18,8 +18,9 @@ use super::world::{World, lock};
 use crate::config::{OnFailure, WarmerConfig};
 use crate::flight::FlightLimits;
 use crate::hot::HotTier;
+use crate::kept::Kept;
 use crate::metrics::{ResultLabel, StorageMetrics};
-use crate::spool::Spool;
+use crate::spool::{Spool, SpoolLimits};
 use crate::store::{ArtifactStore, StoreOptions};
 use crate::warmer::{Warmer, WarmerParts};
 
@@ -90,7 +91,15 @@ impl Fleet {
             server: Server::new(world.clone()),
             origin: Origin::new(),
             objects: Arc::default(),
-            spool: Spool::open(spool_dir, 1 << 20).expect("temporary files can be written"),
+            spool: Spool::open(
+                spool_dir,
+                SpoolLimits {
+                    bytes_max: 1 << 20,
+                    free_bytes_min: 0,
+                    kept_percent_max: 0,
+                },
+            )
+            .expect("temporary files can be written"),
             places: Mutex::new(vec![None; world.plan.instances]),
             processes: Mutex::default(),
             world,
@@ -152,13 +161,15 @@ impl Fleet {
             origin: self.origin.clone(),
             server: self.server.clone(),
         };
+        let spool = self.spool.beside();
         let parts = WarmerParts {
             store: Arc::new(ArtifactStore::with_backend(
                 Arc::new(store),
                 StoreOptions::default(),
             )),
             upstream: Arc::new(upstream),
-            spool: self.spool.beside(),
+            kept: Kept::nothing(&spool),
+            spool,
             keeper: keeper.clone(),
             records: Arc::new(LinkedRecords(link.clone())),
             queue: Arc::new(LocalQueue::in_memory(QueueLimits::default(), clock.clone())),

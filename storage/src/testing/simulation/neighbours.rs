@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use futures::stream;
 use lease::LeaseToken;
 
 use super::fleet::{Fleet, Instance};
 use super::host::Host;
 use super::world::World;
+use crate::error::Error;
 use crate::peers::{PeerError, Peers, RelayAsk, RelayReply, Relayed};
 use crate::relay::Relaying;
 
@@ -100,13 +100,14 @@ impl Peers for Neighbours {
             Ok(Relaying::Whole { body, origin }) => {
                 let unit = self.world.unit_named(&ask.unit);
                 self.world.note(self.host.number, "is relayed it", unit, 0);
-                let from = usize::try_from(ask.from)
-                    .unwrap_or(usize::MAX)
-                    .min(body.len());
+                let len = body.len();
+                let rest = body.stream(ask.from.min(len)..len).map(|piece| {
+                    piece.map_err(|source| Error::storage("reading a whole body", source))
+                });
                 Ok(RelayReply::Arriving(Relayed {
-                    len: Some(body.len() as u64),
+                    len: Some(len),
                     origin,
-                    body: stream::iter([Ok(body.slice(from..))]).boxed(),
+                    body: rest.boxed(),
                 }))
             }
             Ok(Relaying::Unknown) => Ok(RelayReply::Unknown),

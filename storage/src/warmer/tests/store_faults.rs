@@ -154,10 +154,7 @@ async fn a_commit_that_fails_costs_no_client_a_byte() {
         assert_eq!(scene.upstream.fetches(path), 1);
     }
     assert_eq!(instance.count(FAILED), 2);
-    assert_eq!(
-        instance.count("corral_fills_total{outcome=\"uncommitted\"}"),
-        2
-    );
+    assert_eq!(instance.count("corral_fills_total{outcome=\"spooled\"}"), 2);
     // Not upstream's failure: nobody is told that the files cannot be had.
     assert!(records_of(&scene).await.is_empty());
     scene.no_leases().await;

@@ -125,10 +125,13 @@ async fn an_embedder_makes_a_warmer_from_parts_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let upstream = FakeUpstream::new("own");
     upstream.serve(INFO_PATH, Reply::body(INFO));
+    let limits = crate::SpoolLimits::default();
+    let spool = Spool::open(&dir.path().join("spool"), limits).unwrap();
     let parts = WarmerParts {
         store: Arc::new(ArtifactStore::open("memory://", StoreOptions::default()).unwrap()),
         upstream,
-        spool: Spool::open(dir.path(), 1 << 30).unwrap(),
+        kept: Kept::open(dir.path().join("kept"), &spool),
+        spool,
         keeper: LeaseKeeper::unobserved(
             Arc::new(lease::LocalLeases::new(clock.clone())),
             clock.clone(),

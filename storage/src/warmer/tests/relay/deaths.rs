@@ -180,7 +180,7 @@ async fn leases_out_of_reach_in_the_middle_of_a_relay_cost_no_second_fetch() {
 
 // fault: 25
 #[tokio::test]
-async fn what_the_holder_relayed_and_could_not_store_its_follower_stores() {
+async fn what_the_holder_could_neither_store_nor_keep_its_follower_stores() {
     let (scene, _clock) = scene();
     let gate = Gate::new();
     let reply = Reply::body(zip(MIB)).held_at(MIB / 2, &gate);
@@ -188,6 +188,7 @@ async fn what_the_holder_relayed_and_could_not_store_its_follower_stores() {
     let faults = store::Faults::new();
     faults.inject(store::Operation::Create, 1..=1, store::Fault::Refuse);
     let a = scene.instance("a").address(A);
+    let a = a.spool_limits(|limits| limits.kept_percent_max = 0);
     let a = Arc::new(a.store(scene.store.with_faults(&faults)).start());
     let b = on_network(&scene, "b", B);
     drop(begun(&a).await);

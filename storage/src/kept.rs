@@ -1,0 +1,633 @@
+//! What the store did not take: verified bytes that outlive the process until they are uploaded.
+//!
+//! A directory that a restart finds again ([`crate::StateDir`]), with a file for the bytes and a
+//! small index for each artifact. Invariants:
+//! - Whoever relies on kept bytes does so after both files are durable.
+//! - What was kept by an earlier process is served only after its length and hash were checked.
+//! - Nothing that cannot be read is deleted: it is set aside under another name.
+//! - Kept bytes count against the spool's budget, and have a share of it that they never exceed.
+//!
+//! Source: ADR-0014.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry as Slot;
+use lease::LeaseToken;
+use tokio::sync::{Notify, OnceCell, watch};
+use uuid::Uuid;
+
+use crate::artifact::{ArtifactKey, FileKind};
+use crate::error::Error;
+use crate::layout;
+use crate::module::{ModulePath, Version};
+use crate::spool::{Budget, SharedSpace, Space, Spool};
+use crate::store::{Source, Stored};
+
+mod disk;
+#[cfg(any(test, feature = "test-util"))]
+mod faults;
+mod record;
+mod recover;
+mod tend;
+
+use self::disk::{Checked, Disk, Index, Placed};
+#[cfg(any(test, feature = "test-util"))]
+pub use self::faults::{Cut, KeptFaults};
+pub(crate) use self::record::{SpooledAt, UnitRecord};
+pub(crate) use self::tend::tend;
+
+/// How many artifacts are kept at most: as many as there may be jobs.
+pub const KEPT_FILES_MAX: u64 = 10_000;
+
+/// How long a look-up waits, right after a start, until it is known what an earlier process kept.
+const LOADED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Artifacts that were lost and wait to be fetched again; more are fetched when they are asked
+/// for.
+const LOST_MAX: usize = KEPT_FILES_MAX as usize;
+
+/// The bytes that wait for the store. Cheap to clone; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    shelf: Arc<Shelf>,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    /// `None`: there is no directory that can be written to, and nothing is kept.
+    disk: Option<Disk>,
+    /// The names that an earlier process left.
+    found: Mutex<Vec<String>>,
+    budget: Arc<Budget>,
+    bytes_max: u64,
+    entries: DashMap<ArtifactKey, Arc<Entry>>,
+    by_token: DashMap<LeaseToken, ArtifactKey>,
+    totals: Arc<Totals>,
+    /// Whether it is known what an earlier process kept.
+    loaded: watch::Sender<bool>,
+    lost: Mutex<Vec<ArtifactKey>>,
+    /// Tells the task that tends to all this that there is something to do.
+    news: Notify,
+}
+
+/// What is kept, in numbers.
+#[derive(Debug, Default)]
+struct Totals {
+    files: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// One kept artifact.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    key: ArtifactKey,
+    stem: String,
+    len: u64,
+    sha256: String,
+    kept: SystemTime,
+    /// What other instances ask for it by; a new one with every start.
+    token: LeaseToken,
+    /// Whether the bytes are what they should be; known from the start for our own.
+    whole: OnceCell<bool>,
+    /// Whether requests are answered from it.
+    served: AtomicBool,
+    /// Whether a fill is still trying to store it.
+    committing: AtomicBool,
+    /// Whether there is a job that uploads it, as far as this process knows.
+    has_job: AtomicBool,
+    _room: Room,
+    /// Held for the spool's budget.
+    _space: SharedSpace,
+}
+
+impl Entry {
+    pub(crate) fn key(&self) -> &ArtifactKey {
+        &self.key
+    }
+
+    pub(crate) fn token(&self) -> LeaseToken {
+        self.token
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Says that its fill has ended and requests may be answered from it.
+    pub(crate) fn serve(&self) {
+        self.served.store(true, Ordering::Relaxed);
+    }
+
+    fn is_served(&self) -> bool {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    fn has_job(&self) -> bool {
+        self.has_job.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_has_job(&self, has_job: bool) {
+        self.has_job.store(has_job, Ordering::Relaxed);
+    }
+}
+
+/// Why bytes were not kept.
+#[derive(Debug)]
+pub(crate) enum NotKept {
+    /// There is no room for them.
+    Full(&'static str),
+    /// The disk did not take them, or there is none.
+    Failed(std::io::Error),
+    /// Other bytes of the same artifact are kept.
+    Conflict,
+}
+
+/// A share of what may be kept; given back when dropped.
+#[derive(Debug)]
+struct Room {
+    totals: Arc<Totals>,
+    bytes: u64,
+}
+
+impl Room {
+    fn take(shelf: &Shelf, bytes: u64) -> Result<Self, NotKept> {
+        // Given back by its drop where it turns out to be too much.
+        let room = Self::of_existing(shelf, bytes);
+        let (kept_files, kept_bytes) = shelf.totals.now();
+        if kept_bytes > shelf.bytes_max {
+            return Err(NotKept::Full("spool.kept_percent_max"));
+        }
+        if kept_files > KEPT_FILES_MAX {
+            return Err(NotKept::Full("the number of kept files"));
+        }
+        Ok(room)
+    }
+
+    /// Room for what is there, whether or not it fits.
+    fn of_existing(shelf: &Shelf, bytes: u64) -> Self {
+        shelf.totals.files.fetch_add(1, Ordering::Relaxed);
+        shelf.totals.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Self {
+            totals: shelf.totals.clone(),
+            bytes,
+        }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.totals.files.fetch_sub(1, Ordering::Relaxed);
+        self.totals.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Totals {
+    fn now(&self) -> (u64, u64) {
+        let (files, bytes) = (&self.files, &self.bytes);
+        (files.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// A fill that is still trying to store what it has kept already.
+#[derive(Debug)]
+pub(crate) struct Committing {
+    entry: Arc<Entry>,
+    shelf: Arc<Shelf>,
+}
+
+impl Committing {
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+}
+
+impl Drop for Committing {
+    fn drop(&mut self) {
+        self.entry.committing.store(false, Ordering::Relaxed);
+        if !self.entry.has_job() {
+            // The fill was broken off in between, or no job could be pushed.
+            self.shelf.news.notify_one();
+        }
+    }
+}
+
+impl Kept {
+    /// Opens the directory `dir`, making it where there is none; `spool` counts what is in it.
+    ///
+    /// Blocks on the disk. What cannot be used is said in one line of the log, and nothing is
+    /// kept then. What an earlier process kept is taken up by the [`crate::Warmer`].
+    pub fn open(dir: PathBuf, spool: &Spool) -> Self {
+        let disk = Disk::open(
+            dir,
+            #[cfg(any(test, feature = "test-util"))]
+            KeptFaults::default(),
+        );
+        Self::over(disk, spool)
+    }
+
+    /// The same over a disk that fails as `faults` says.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn open_with_faults(dir: PathBuf, spool: &Spool, faults: &KeptFaults) -> Self {
+        Self::over(Disk::open(dir, faults.clone()), spool)
+    }
+
+    /// Keeps nothing.
+    pub fn nothing(spool: &Spool) -> Self {
+        Self::with(None, Vec::new(), spool)
+    }
+
+    fn over(disk: std::io::Result<Disk>, spool: &Spool) -> Self {
+        let opened = disk.and_then(|disk| {
+            let names = disk.names()?;
+            Ok((disk, names))
+        });
+        match opened {
+            Ok((disk, names)) => Self::with(Some(disk), names, spool),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "the directory `kept` below `spool.dir` cannot be used: what the storage does \
+                     not take is not kept, but fetched again"
+                );
+                Self::nothing(spool)
+            }
+        }
+    }
+
+    fn with(disk: Option<Disk>, found: Vec<String>, spool: &Spool) -> Self {
+        let limits = spool.limits();
+        let percent = u64::from(limits.kept_percent_max.min(100));
+        let is_loaded = found.is_empty();
+        let shelf = Shelf {
+            disk,
+            found: Mutex::new(found),
+            budget: spool.budget().clone(),
+            bytes_max: limits.bytes_max / 100 * percent + limits.bytes_max % 100 * percent / 100,
+            entries: DashMap::new(),
+            by_token: DashMap::new(),
+            totals: Arc::default(),
+            loaded: watch::Sender::new(is_loaded),
+            lost: Mutex::default(),
+            news: Notify::new(),
+        };
+        Self {
+            shelf: Arc::new(shelf),
+        }
+    }
+
+    /// Tells whether nothing is kept; until it is known, something is.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files() == 0 && *self.shelf.loaded.borrow()
+    }
+
+    /// Artifacts that are kept.
+    pub fn files(&self) -> u64 {
+        self.shelf.totals.now().0
+    }
+
+    /// Their bytes.
+    pub fn bytes(&self) -> u64 {
+        self.shelf.totals.now().1
+    }
+
+    /// Keeps verified bytes: durably, once this returns. `space` is the share of the budget that a
+    /// spool file has.
+    ///
+    /// They are not served before [`Entry::serve`]. Keeping what is kept already keeps it once.
+    /// Cancelling leaves them kept or not, and nothing half.
+    pub(crate) async fn keep(
+        &self,
+        key: &ArtifactKey,
+        source: &Source,
+        space: Option<SharedSpace>,
+        now: SystemTime,
+    ) -> Result<Committing, NotKept> {
+        self.wait_until_loaded().await;
+        let (shelf, key, source) = (self.shelf.clone(), key.clone(), source.clone());
+        let keeping = move || {
+            let entry = shelf.keep(&key, &source, space, now)?;
+            Ok(Committing { entry, shelf })
+        };
+        match tokio::task::spawn_blocking(keeping).await {
+            Ok(kept) => kept,
+            Err(error) => Err(NotKept::Failed(std::io::Error::other(error))),
+        }
+    }
+
+    /// What is kept of an artifact, for whoever asked for it.
+    ///
+    /// Costs nothing while nothing is kept. Never an error: what cannot be read any more is not
+    /// kept.
+    pub(crate) async fn get(&self, key: &ArtifactKey) -> Option<Stored> {
+        if self.is_empty() {
+            return None;
+        }
+        let entry = self.entry(key).await.filter(|entry| entry.is_served())?;
+        self.read(&entry).await
+    }
+
+    /// What is kept of `unit` under `token`, for another instance.
+    pub(crate) async fn get_by_token(&self, unit: &str, token: &LeaseToken) -> Option<Stored> {
+        let key = self.shelf.by_token.get(token)?.value().clone();
+        if key.unit() != unit {
+            return None;
+        }
+        self.get(&key).await
+    }
+
+    /// The entry of an artifact.
+    pub(crate) async fn entry(&self, key: &ArtifactKey) -> Option<Arc<Entry>> {
+        self.wait_until_loaded().await;
+        let entry = self.shelf.entries.get(key)?;
+        Some(entry.value().clone())
+    }
+
+    /// Tells whether an entry is still kept.
+    pub(crate) fn has(&self, entry: &Entry) -> bool {
+        let here = self.shelf.entries.get(&entry.key);
+        here.is_some_and(|here| here.stem == entry.stem)
+    }
+
+    /// All entries but those whose fill still tries to store them.
+    fn idle_entries(&self) -> Vec<Arc<Entry>> {
+        let entries = self.shelf.entries.iter();
+        entries
+            .map(|entry| entry.value().clone())
+            .filter(|entry| !entry.committing.load(Ordering::Relaxed))
+            .collect()
+    }
+
+    /// Takes the artifacts that were lost since the last call.
+    fn take_lost(&self) -> Vec<ArtifactKey> {
+        let mut lost = self
+            .shelf
+            .lost
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *lost)
+    }
+
+    /// The versions of `module` whose info file is kept.
+    pub(crate) fn versions(&self, module: &ModulePath) -> Vec<Version> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let entries = self.shelf.entries.iter();
+        entries
+            .filter(|entry| entry.value().is_served())
+            .filter_map(|entry| match entry.key() {
+                ArtifactKey::File {
+                    module: of,
+                    version,
+                    kind: FileKind::Info,
+                } if of == module => Some(version.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The bytes of an entry as the store takes them; `None` when they are not there any more, or
+    /// are not what was kept.
+    pub(crate) async fn source(&self, entry: &Arc<Entry>) -> Option<Source> {
+        self.opened(entry, |disk, entry| disk.source(&entry.stem, entry.len))
+            .await
+    }
+
+    async fn read(&self, entry: &Arc<Entry>) -> Option<Stored> {
+        let body = self
+            .opened(entry, |disk, entry| disk.read(&entry.stem, entry.len))
+            .await?;
+        Some(Stored {
+            len: entry.len,
+            modified: entry.kept,
+            body,
+        })
+    }
+
+    async fn opened<T: Send + 'static>(
+        &self,
+        entry: &Arc<Entry>,
+        open: impl FnOnce(&Disk, &Entry) -> std::io::Result<T> + Send + 'static,
+    ) -> Option<T> {
+        if !self.is_whole(entry).await {
+            return None;
+        }
+        let (shelf, entry) = (self.shelf.clone(), entry.clone());
+        let opening = move || match open(shelf.disk.as_ref()?, &entry) {
+            Ok(opened) => Some(opened),
+            Err(error) => {
+                // Uploaded and removed in between; or not readable any more.
+                shelf.lose_unreadable(&entry, &error);
+                None
+            }
+        };
+        tokio::task::spawn_blocking(opening).await.ok().flatten()
+    }
+
+    /// Checks what an earlier process kept, once; what is not whole leaves.
+    async fn is_whole(&self, entry: &Arc<Entry>) -> bool {
+        let check = || async {
+            let (shelf, checked) = (self.shelf.clone(), entry.clone());
+            let checking = move || shelf.check(&checked);
+            tokio::task::spawn_blocking(checking).await.unwrap_or(false)
+        };
+        *entry.whole.get_or_init(check).await
+    }
+
+    /// Forgets an artifact that need not be kept any more. Who reads it reads on.
+    pub(crate) async fn remove(&self, entry: &Arc<Entry>) {
+        self.leave(entry, |disk, entry| disk.remove(&entry.stem))
+            .await;
+    }
+
+    /// Takes bytes away that contradict what is stored; tells whether they can still be found.
+    pub(crate) async fn set_aside(&self, entry: &Arc<Entry>) -> bool {
+        let aside = self.leave(entry, |disk, entry| {
+            disk.set_aside_conflict(&entry.stem, entry.len)
+        });
+        aside.await.unwrap_or(false)
+    }
+
+    async fn leave<T: Send + 'static>(
+        &self,
+        entry: &Arc<Entry>,
+        work: impl FnOnce(&Disk, &Entry) -> std::io::Result<T> + Send + 'static,
+    ) -> Option<T> {
+        let (shelf, entry) = (self.shelf.clone(), entry.clone());
+        let leaving = move || {
+            shelf.take_out(&entry);
+            work(shelf.disk.as_ref()?, &entry)
+                .inspect_err(|error| {
+                    // It is taken up again by the next start, and found to be stored.
+                    tracing::warn!(unit = %entry.key, %error, "kept bytes could not be removed");
+                })
+                .ok()
+        };
+        tokio::task::spawn_blocking(leaving).await.ok().flatten()
+    }
+
+    async fn wait_until_loaded(&self) {
+        if *self.shelf.loaded.borrow() {
+            return;
+        }
+        let mut loaded = self.shelf.loaded.subscribe();
+        let loaded = loaded.wait_for(|loaded| *loaded);
+        let _ = tokio::time::timeout(LOADED_WITHIN, loaded).await;
+    }
+}
+
+impl Shelf {
+    fn keep(
+        &self,
+        key: &ArtifactKey,
+        source: &Source,
+        space: Option<SharedSpace>,
+        now: SystemTime,
+    ) -> Result<Arc<Entry>, NotKept> {
+        let Some(disk) = &self.disk else {
+            let reason = "there is no directory to keep it in";
+            return Err(NotKept::Failed(std::io::Error::other(reason)));
+        };
+        let sha256 = disk::hash(source).map_err(NotKept::Failed)?;
+        if let Some(entry) = self.entries.get(key) {
+            return again(entry.value(), &sha256);
+        }
+        let room = Room::take(self, source.len())?;
+        let is_shared = space.is_some();
+        let space = match space {
+            Some(space) => space,
+            None => self.space(source.len()).map_err(|error| match error {
+                Error::Overloaded { limit } => NotKept::Full(limit),
+                error => NotKept::Failed(std::io::Error::other(error)),
+            })?,
+        };
+        let stem = Uuid::new_v4().simple().to_string();
+        let len = source.len();
+        let index = Index::new(layout::object_path(key), len, sha256.clone(), now);
+        let placed = disk.write(&stem, &index, source).map_err(NotKept::Failed)?;
+        let space = match placed {
+            // On a file system without links the spool's file and this one are two.
+            Placed::Copied if is_shared => {
+                Arc::new(Mutex::new(Space::of_existing(&self.budget, len)))
+            }
+            _ => space,
+        };
+        let entry = Arc::new(Entry {
+            key: key.clone(),
+            stem,
+            len,
+            sha256,
+            kept: now,
+            token: LeaseToken::random(),
+            whole: OnceCell::new_with(Some(true)),
+            served: AtomicBool::new(false),
+            committing: AtomicBool::new(true),
+            has_job: AtomicBool::new(false),
+            _room: room,
+            _space: space,
+        });
+        match self.entries.entry(key.clone()) {
+            Slot::Vacant(slot) => slot.insert(entry.clone()),
+            Slot::Occupied(slot) => {
+                // Another fill of the same artifact was quicker.
+                let first = slot.get().clone();
+                drop(slot);
+                let _ = disk.remove(&entry.stem);
+                return again(&first, &entry.sha256);
+            }
+        };
+        self.by_token.insert(entry.token, key.clone());
+        Ok(entry)
+    }
+
+    fn space(&self, bytes: u64) -> Result<SharedSpace, Error> {
+        let mut space = Space::new(&self.budget);
+        space.grow_to(bytes)?;
+        space.wrote_to(bytes);
+        Ok(Arc::new(Mutex::new(space)))
+    }
+
+    /// Takes an entry out of the tables; tells whether it was there.
+    fn take_out(&self, entry: &Entry) -> bool {
+        self.by_token.remove(&entry.token);
+        self.entries
+            .remove_if(&entry.key, |_, here| here.stem == entry.stem)
+            .is_some()
+    }
+
+    fn check(&self, entry: &Entry) -> bool {
+        let Some(disk) = &self.disk else { return false };
+        match disk.check(&entry.stem, entry.len, &entry.sha256) {
+            Checked::Whole => true,
+            Checked::Wrong(reason) => {
+                self.lose(entry, reason);
+                false
+            }
+            Checked::Unreadable(error) => {
+                self.lose_unreadable(entry, &error);
+                false
+            }
+        }
+    }
+
+    /// Gives up an entry whose bytes are not what was kept.
+    fn lose(&self, entry: &Entry, reason: &str) {
+        if self.take_out(entry) {
+            self.give_up(&entry.key, &entry.stem, reason);
+        }
+    }
+
+    /// Removes bytes that are not what was kept, and has the artifact fetched again.
+    fn give_up(&self, key: &ArtifactKey, stem: &str, reason: &str) {
+        tracing::warn!(
+            unit = %key,
+            reason,
+            "kept bytes are damaged; they are removed and fetched again"
+        );
+        if let Some(disk) = &self.disk {
+            // What cannot be removed is found, and removed, by the next start.
+            let _ = disk.remove(stem);
+        }
+        self.fetch_again(key.clone());
+    }
+
+    /// Sets bytes aside that the disk does not give, and has the artifact fetched again.
+    fn lose_unreadable(&self, entry: &Entry, error: &std::io::Error) {
+        if !self.take_out(entry) {
+            return;
+        }
+        tracing::warn!(
+            unit = %entry.key,
+            %error,
+            "kept bytes cannot be read; they are set aside as `.corrupt-…` and fetched again"
+        );
+        if let Some(disk) = &self.disk {
+            let _ = disk.set_aside_corrupt(&entry.stem, entry.kept);
+        }
+        self.fetch_again(entry.key.clone());
+    }
+
+    fn fetch_again(&self, key: ArtifactKey) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if lost.len() < LOST_MAX {
+            lost.push(key);
+        }
+        drop(lost);
+        self.news.notify_one();
+    }
+}
+
+/// What keeping comes to where something is kept already.
+fn again(entry: &Arc<Entry>, sha256: &str) -> Result<Arc<Entry>, NotKept> {
+    if entry.sha256 == sha256 {
+        return Ok(entry.clone());
+    }
+    Err(NotKept::Conflict)
+}
+
+#[cfg(test)]
+mod tests;

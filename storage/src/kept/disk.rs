@@ -1,0 +1,410 @@
+//! The files of what is kept: written, found again and removed in an order that a crash may cut
+//! anywhere.
+//!
+//! | name | what it is |
+//! | --- | --- |
+//! | `{stem}.body` | the bytes; durable before there is an index of them |
+//! | `{stem}.json` | an [`Index`]: as long as it is there, the bytes count as kept |
+//! | `{stem}.json.new` | an index that is being written |
+//! | `….corrupt-{seconds}` | what could not be read, set aside at that time |
+//! | `conflicts/` | bytes that differ from what is stored, with their index |
+//!
+//! A stem is a UUID without hyphens. Everything here blocks on the disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+#[cfg(any(test, feature = "test-util"))]
+use super::faults::KeptFaults;
+use crate::mapped::MappedFile;
+use crate::store::{Source, StoredBody, link_unsupported, sync_dir};
+
+/// The version of the index that is written, and the only one that is read.
+const INDEX_VERSION: u32 = 1;
+
+/// The largest index that is read: a path of the longest module and its escapes, and some room.
+const INDEX_BYTES_MAX: u64 = 16 * 1024;
+
+/// Files up to this length are read when they are served; longer ones are mapped.
+const READ_BYTES_MAX: u64 = 64 << 10;
+
+/// Bytes that are hashed at once.
+const HASHED_AT_ONCE: usize = 1 << 20;
+
+/// The directory of bytes that contradict what is stored.
+const CONFLICTS: &str = "conflicts";
+
+/// How many of those are held at most, and how many bytes of them; the oldest leave first.
+const CONFLICTS_MAX: usize = 16;
+/// See [`CONFLICTS_MAX`].
+const CONFLICT_BYTES_MAX: u64 = 256 << 20;
+
+/// What is known of kept bytes; JSON, for example
+/// `{"v":1,"path":"example.com/m/@v/v1.0.0.zip","len":3,"sha256":"ba78…","kept_ms":1700000000000}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Index {
+    v: u32,
+    /// The object's path in the store.
+    pub(super) path: String,
+    /// The number of bytes.
+    pub(super) len: u64,
+    /// Their hash in hexadecimal digits.
+    pub(super) sha256: String,
+    /// When they were kept, in milliseconds since 1970 by this machine's clock.
+    kept_ms: u64,
+}
+
+impl Index {
+    pub(super) fn new(path: String, len: u64, sha256: String, kept: SystemTime) -> Self {
+        let since = kept.duration_since(SystemTime::UNIX_EPOCH);
+        Self {
+            v: INDEX_VERSION,
+            path,
+            len,
+            sha256,
+            kept_ms: u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    pub(super) fn kept(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+            .checked_add(Duration::from_millis(self.kept_ms))
+            .unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
+/// How the bytes came into their place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Placed {
+    /// They are the very file of the spool.
+    Linked,
+    /// They take room of their own.
+    Copied,
+}
+
+/// Whether a body is what its index says.
+#[derive(Debug)]
+pub(super) enum Checked {
+    Whole,
+    /// It is not.
+    Wrong(&'static str),
+    /// The disk does not say.
+    Unreadable(io::Error),
+}
+
+/// The directory of what is kept.
+#[derive(Debug)]
+pub(super) struct Disk {
+    dir: PathBuf,
+    #[cfg(any(test, feature = "test-util"))]
+    faults: KeptFaults,
+}
+
+impl Disk {
+    /// Makes the directory where there is none, and tries to write to it.
+    pub(super) fn open(
+        dir: PathBuf,
+        #[cfg(any(test, feature = "test-util"))] faults: KeptFaults,
+    ) -> io::Result<Self> {
+        std::fs::create_dir_all(&dir)?;
+        let probe = dir.join("probe");
+        std::fs::write(&probe, "probe")?;
+        std::fs::remove_file(&probe)?;
+        Ok(Self {
+            dir,
+            #[cfg(any(test, feature = "test-util"))]
+            faults,
+        })
+    }
+
+    /// A place where a crash, or the disk, may cut a sequence.
+    #[cfg(any(test, feature = "test-util"))]
+    fn step(&self) -> io::Result<()> {
+        self.faults.step()
+    }
+
+    #[cfg(not(any(test, feature = "test-util")))]
+    fn step(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The names of all files.
+    pub(super) fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    pub(super) fn body_path(&self, stem: &str) -> PathBuf {
+        self.dir.join(format!("{stem}.body"))
+    }
+
+    fn index_path(&self, stem: &str) -> PathBuf {
+        self.dir.join(format!("{stem}.json"))
+    }
+
+    /// Writes a body, then its index, both durably; on failure neither stays.
+    pub(super) fn write(&self, stem: &str, index: &Index, body: &Source) -> io::Result<Placed> {
+        let written = self.place_body(stem, body).and_then(|placed| {
+            self.write_index(stem, index)?;
+            Ok(placed)
+        });
+        if written.is_err() {
+            // What cannot be removed now is swept by the next start.
+            let _ = self.remove(stem);
+        }
+        written
+    }
+
+    fn place_body(&self, stem: &str, body: &Source) -> io::Result<Placed> {
+        self.step()?;
+        let path = self.body_path(stem);
+        let placed = match body {
+            Source::Bytes(bytes) => {
+                File::create_new(&path)?.write_all(bytes)?;
+                Placed::Copied
+            }
+            Source::File { path: spool, .. } => match std::fs::hard_link(spool, &path) {
+                Ok(()) => Placed::Linked,
+                Err(error) if link_unsupported(&error) => {
+                    io::copy(&mut File::open(spool)?, &mut File::create_new(&path)?)?;
+                    Placed::Copied
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        self.step()?;
+        let file = OpenOptions::new().read(true).open(&path)?;
+        if file.metadata()?.len() != body.len() {
+            return Err(io::Error::other("the spool file changed its length"));
+        }
+        file.sync_all()?;
+        self.step()?;
+        sync_dir(&self.dir)?;
+        Ok(placed)
+    }
+
+    fn write_index(&self, stem: &str, index: &Index) -> io::Result<()> {
+        self.step()?;
+        let new = self.dir.join(format!("{stem}.json.new"));
+        let mut file = File::create_new(&new)?;
+        file.write_all(&serde_json::to_vec(index).map_err(io::Error::other)?)?;
+        self.step()?;
+        file.sync_all()?;
+        self.step()?;
+        std::fs::rename(&new, self.index_path(stem))?;
+        self.step()?;
+        sync_dir(&self.dir)?;
+        self.step()
+    }
+
+    /// Removes the index, then the body: what is cut in between is a body that nobody relies on.
+    pub(super) fn remove(&self, stem: &str) -> io::Result<()> {
+        self.step()?;
+        remove_if_there(&self.dir.join(format!("{stem}.json.new")))?;
+        remove_if_there(&self.index_path(stem))?;
+        self.step()?;
+        sync_dir(&self.dir)?;
+        self.step()?;
+        remove_if_there(&self.body_path(stem))?;
+        self.step()
+    }
+
+    /// Removes one file of this directory.
+    pub(super) fn remove_name(&self, name: &str) -> io::Result<()> {
+        remove_if_there(&self.dir.join(name))
+    }
+
+    /// Reads an index; an error says what is wrong with it, without a path.
+    pub(super) fn index(&self, stem: &str) -> io::Result<Index> {
+        let mut text = Vec::new();
+        let file = File::open(self.index_path(stem))?;
+        file.take(INDEX_BYTES_MAX).read_to_end(&mut text)?;
+        let index: Index = serde_json::from_slice(&text)?;
+        if index.v != INDEX_VERSION {
+            let reason = format!("its version is {}, not {INDEX_VERSION}", index.v);
+            return Err(io::Error::other(reason));
+        }
+        Ok(index)
+    }
+
+    /// The length of a body; `None` when there is none.
+    pub(super) fn body_len(&self, stem: &str) -> io::Result<Option<u64>> {
+        match std::fs::metadata(self.body_path(stem)) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Compares a body with what is known of it.
+    pub(super) fn check(&self, stem: &str, len: u64, sha256: &str) -> Checked {
+        let hashed = File::open(self.body_path(stem)).and_then(|mut file| {
+            if file.metadata()?.len() != len {
+                return Ok(None);
+            }
+            let mut hash = Sha256::new();
+            let mut buffer = vec![0; HASHED_AT_ONCE];
+            loop {
+                match file.read(&mut buffer)? {
+                    0 => return Ok(Some(hex(hash))),
+                    read => hash.update(&buffer[..read]),
+                }
+            }
+        });
+        match hashed {
+            Ok(Some(found)) if found == sha256 => Checked::Whole,
+            Ok(Some(_)) => Checked::Wrong("it has other bytes than were kept"),
+            Ok(None) => Checked::Wrong("it has not the length that was kept"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Checked::Wrong("its bytes are gone")
+            }
+            Err(error) => Checked::Unreadable(error),
+        }
+    }
+
+    /// Opens a body for reading.
+    pub(super) fn read(&self, stem: &str, len: u64) -> io::Result<StoredBody> {
+        let mut file = File::open(self.body_path(stem))?;
+        if file.metadata()?.len() != len {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        if len > READ_BYTES_MAX {
+            return Ok(StoredBody::Mapped(MappedFile::map(&file, len)?));
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        if bytes.len() as u64 != len {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        Ok(StoredBody::Bytes(bytes.into()))
+    }
+
+    /// A body as the store takes it.
+    pub(super) fn source(&self, stem: &str, len: u64) -> io::Result<Source> {
+        Ok(match self.read(stem, len)? {
+            StoredBody::Mapped(map) => Source::File {
+                path: self.body_path(stem),
+                len,
+                map,
+            },
+            StoredBody::Bytes(bytes) => Source::Bytes(bytes),
+            StoredBody::Remote(_) => return Err(io::Error::other("a local file is not remote")),
+        })
+    }
+
+    /// Renames what cannot be understood, so that an operator finds it and nobody reads it again.
+    pub(super) fn set_aside_corrupt(&self, stem: &str, now: SystemTime) -> io::Result<()> {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since.unwrap_or_default().as_secs();
+        for path in [self.index_path(stem), self.body_path(stem)] {
+            let mut aside = path.clone().into_os_string();
+            aside.push(format!(".corrupt-{seconds}"));
+            rename_if_there(&path, Path::new(&aside))?;
+        }
+        sync_dir(&self.dir)
+    }
+
+    /// Moves bytes that contradict what is stored out of the way, as far as there is room for
+    /// such; tells whether they are still to be found.
+    pub(super) fn set_aside_conflict(&self, stem: &str, len: u64) -> io::Result<bool> {
+        if len > CONFLICT_BYTES_MAX {
+            self.remove(stem)?;
+            return Ok(false);
+        }
+        let aside = self.dir.join(CONFLICTS);
+        std::fs::create_dir_all(&aside)?;
+        make_room(&aside, len)?;
+        // The index first: what is cut in between is a body that nobody relies on.
+        self.step()?;
+        rename_if_there(&self.index_path(stem), &aside.join(format!("{stem}.json")))?;
+        self.step()?;
+        rename_if_there(&self.body_path(stem), &aside.join(format!("{stem}.body")))?;
+        sync_dir(&self.dir)?;
+        Ok(true)
+    }
+}
+
+/// Removes the oldest of what is set aside until one more of `len` bytes fits.
+fn make_room(aside: &Path, len: u64) -> io::Result<()> {
+    let mut bodies = Vec::new();
+    for entry in std::fs::read_dir(aside)? {
+        let entry = entry?;
+        let path = entry.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "body")
+        {
+            let metadata = entry.metadata()?;
+            bodies.push((metadata.modified()?, metadata.len(), path));
+        }
+    }
+    bodies.sort();
+    let mut bytes: u64 = bodies.iter().map(|(_, len, _)| len).sum();
+    let mut count = bodies.len();
+    for (_, body_len, path) in bodies {
+        if count < CONFLICTS_MAX && bytes + len <= CONFLICT_BYTES_MAX {
+            break;
+        }
+        remove_if_there(&path.with_extension("json"))?;
+        remove_if_there(&path)?;
+        count -= 1;
+        bytes -= body_len;
+    }
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
+    }
+}
+
+/// The hash of a body as it is written down; blocks on the disk.
+pub(super) fn hash(body: &Source) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    match body {
+        Source::Bytes(bytes) => hash.update(bytes),
+        Source::File { map, len, .. } => {
+            let mut position = 0;
+            while position < *len {
+                let part = position..(*len).min(position + HASHED_AT_ONCE as u64);
+                map.fault_in(part.clone())?;
+                let bytes: Bytes = map.slice(part.clone());
+                hash.update(&bytes);
+                drop(bytes);
+                position = part.end;
+                map.forget(part);
+            }
+        }
+    }
+    Ok(hex(hash))
+}
+
+fn hex(hash: Sha256) -> String {
+    use std::fmt::Write as _;
+    hash.finalize()
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}

@@ -1,0 +1,101 @@
+//! The task that tends to what is kept: takes it up after a restart, and sees to it that each has
+//! its job, and others know where it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Entry;
+use crate::error::Error;
+use crate::retry::{Job, JobKind};
+use crate::warmer::Core;
+
+/// How often everything is gone through. Records last several times as long.
+const TEND_EVERY: Duration = Duration::from_secs(30);
+
+/// Tends to what `core` keeps, for ever.
+pub(crate) async fn tend(core: Arc<Core>) {
+    let found = core.kept.load(core.clock.wall()).await;
+    if found > 0 {
+        core.metrics.kept.count_many("recovered", found as u64);
+        tracing::info!(found, "an earlier run kept what the storage did not take");
+    }
+    let mut is_first = true;
+    let mut all_due = core.clock.now();
+    loop {
+        fetch_lost(&core).await;
+        let all = core.clock.now() >= all_due;
+        if all {
+            all_due = core.clock.now() + TEND_EVERY;
+        }
+        for entry in core.kept.idle_entries() {
+            if all || !entry.has_job() {
+                see_to_job(&core, &entry).await;
+            }
+            if all && entry.is_served() {
+                core.write_spooled(&entry).await;
+            }
+        }
+        if std::mem::take(&mut is_first) {
+            // Behind the jobs and the records, as it reads everything once.
+            for entry in core.kept.idle_entries() {
+                core.kept.is_whole(&entry).await;
+            }
+            continue;
+        }
+        let pause = all_due.saturating_duration_since(core.clock.now());
+        tokio::select! {
+            () = core.kept.shelf.news.notified() => {}
+            () = core.clock.sleep(pause) => {}
+        }
+    }
+}
+
+/// Has what was lost fetched again.
+async fn fetch_lost(core: &Core) {
+    for key in core.kept.take_lost() {
+        core.metrics.kept.count("lost");
+        let error = Error::Corrupt {
+            unit: key.unit(),
+            reason: "its kept bytes are damaged".to_owned(),
+        };
+        core.retries.push_fetch(&key, &error).await;
+    }
+}
+
+/// Makes sure that an entry has a job of ours that uploads it. One whose job is gone, because an
+/// operator dropped it, is given up.
+async fn see_to_job(core: &Core, entry: &Arc<Entry>) {
+    let job = Job {
+        kind: JobKind::Upload,
+        key: entry.key().clone(),
+    };
+    let Ok(id) = job.id() else { return };
+    let queue = core.retries.queue();
+    let known = match queue.get(&id).await {
+        Ok(known) => known,
+        // Asked again in a while.
+        Err(_) => return,
+    };
+    match known {
+        Some(job) if job.info.owner.as_ref() == Some(core.retries.worker()) => {
+            entry.set_has_job(true);
+        }
+        Some(_) => {
+            // From a time when this directory had another name: nobody would ever take it.
+            let _ = queue.drop_job(&id).await;
+            core.push_upload(entry).await;
+        }
+        None if !entry.has_job() => core.push_upload(entry).await,
+        // An upload that succeeded has taken the entry away before its job.
+        None if core.kept.has(entry) => {
+            tracing::warn!(
+                unit = %entry.key(),
+                "the job of kept bytes was dropped, so they are removed"
+            );
+            core.metrics.kept.count("dropped");
+            core.kept.remove(entry).await;
+            core.forget_spooled(entry).await;
+        }
+        None => {}
+    }
+}
