@@ -2,6 +2,7 @@
 
 mod disk;
 mod killed;
+mod refused;
 pub(crate) mod setup;
 
 use super::*;
