@@ -459,8 +459,7 @@ impl Core {
                     return Ok(Some(Found::Spooled(at)));
                 }
                 Some(UnitRecord::Failure(record))
-                    if stored.is_ok()
-                        && (look == Look::ResultOrFailure || record.is_absence()) =>
+                    if stored.is_ok() && (look == Look::ResultOrFailure || record.is_absence()) =>
                 {
                     return Err(Error::Remembered(record));
                 }

@@ -12,7 +12,8 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::disk::Disk;
-use super::{Entry, Kept, Room, Shelf};
+use super::shelf::{Room, Shelf};
+use super::{Entry, Kept};
 use crate::layout;
 use crate::spool::Space;
 

@@ -9,8 +9,11 @@ use crate::error::Error;
 use crate::retry::{Job, JobKind};
 use crate::warmer::Core;
 
-/// How often everything is gone through. Records last several times as long.
+/// How often every entry's job is looked at.
 const TEND_EVERY: Duration = Duration::from_secs(30);
+
+/// Every how many times its record is renewed, which lasts several times as long.
+const RECORDS_EVERY: u32 = 3;
 
 /// Tends to what `core` keeps, for ever.
 pub(crate) async fn tend(core: Arc<Core>) {
@@ -19,23 +22,25 @@ pub(crate) async fn tend(core: Arc<Core>) {
         core.metrics.kept.count_many("recovered", found as u64);
         tracing::info!(found, "an earlier run kept what the storage did not take");
     }
-    let mut is_first = true;
+    let mut rounds = 0_u32;
     let mut all_due = core.clock.now();
     loop {
         fetch_lost(&core).await;
         let all = core.clock.now() >= all_due;
+        let records = all && rounds.is_multiple_of(RECORDS_EVERY);
         if all {
             all_due = core.clock.now() + TEND_EVERY;
+            rounds = rounds.wrapping_add(1);
         }
         for entry in core.kept.idle_entries() {
             if all || !entry.has_job() {
                 see_to_job(&core, &entry).await;
             }
-            if all && entry.is_served() {
+            if records && entry.is_served() {
                 core.write_spooled(&entry).await;
             }
         }
-        if std::mem::take(&mut is_first) {
+        if all && rounds == 1 {
             // Behind the jobs and the records, as it reads everything once.
             for entry in core.kept.idle_entries() {
                 core.kept.is_whole(&entry).await;

@@ -5,8 +5,10 @@ use std::os::unix::fs::MetadataExt;
 
 use bytes::Bytes;
 use lease::{Clock, TokioClock};
+use uuid::Uuid;
 
 use super::*;
+use crate::layout;
 use crate::spool::SpoolLimits;
 
 const PATH: &str = "example.com/m/@v/v1.0.0.zip";
@@ -186,6 +188,28 @@ async fn a_removal_that_is_cut_anywhere_leaves_what_can_be_removed_again() {
             kept.remove(&entry).await;
         }
         assert!(place.names().is_empty(), "step {step}: {:?}", place.names());
+        assert!(kept.take_lost().is_empty(), "step {step}");
+    }
+}
+
+// acceptance: G6
+#[tokio::test]
+async fn a_setting_aside_that_is_cut_anywhere_serves_nothing_half() {
+    for step in 0..3 {
+        let mut place = Place::new();
+        let kept = place.start().await;
+        let entry = keep(&kept, PATH, &body()).await.unwrap().entry().clone();
+        place.faults.cut_at(step, Cut::Die);
+        kept.set_aside(&entry).await;
+        drop((kept, entry));
+        let kept = place.restart().await;
+        if let Some(found) = served(&kept, PATH).await {
+            assert_eq!(found, body(), "step {step}");
+        }
+        let files = usize::try_from(kept.files()).unwrap();
+        let names = place.names();
+        let here = names.iter().filter(|name| *name != "conflicts");
+        assert_eq!(here.count(), 2 * files, "step {step}: {names:?}");
         assert!(kept.take_lost().is_empty(), "step {step}");
     }
 }

@@ -39,6 +39,16 @@ async fn job_of(scene: &Scene, path: &str) -> Option<lease::JobView> {
     scene.queue.get(&id).await.unwrap()
 }
 
+/// Waits until the store has `path`.
+async fn stored(scene: &Scene, path: &str) {
+    soon("the object", async {
+        while scene.store.lookup(path).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
 fn cached_only() -> GetOptions {
     GetOptions {
         only_if_cached: true,
@@ -226,15 +236,59 @@ async fn a_fill_that_is_broken_off_during_its_write_leaves_a_job() {
         .await
         .unwrap();
     instance.settled().await;
-    soon("a job", async {
-        while job_of(&scene, INFO_PATH).await.is_none() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+    assert!(kept.get(&key(INFO_PATH)).await.is_none());
+    stored(&scene, INFO_PATH).await;
+    assert_eq!(scene.upstream.fetches(INFO_PATH), 1);
+}
+
+// acceptance: G6
+#[tokio::test(start_paused = true)]
+async fn everything_is_stored_without_any_request_once_the_store_works() {
+    let scene = paused_scene();
+    let (instance, faults) = failing(&scene, "a");
+    faults.inject(Operation::Create, .., Fault::Refuse);
+    for path in [INFO_PATH, MOD_PATH, ZIP_PATH] {
+        instance.read(&key(path)).await.unwrap();
+    }
+    instance.settled().await;
+    // Many attempts, whose number is no limit for uploads.
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    let failed = instance.count("corral_retry_attempts_total{kind=\"upload\",outcome=\"failed\"}");
+    assert!(failed > 3 * 10, "{failed} attempts");
+    assert_eq!(instance.warmer.core().kept.files(), 3);
+    faults.heal();
+    for path in [INFO_PATH, MOD_PATH, ZIP_PATH] {
+        stored(&scene, path).await;
+        assert_eq!(scene.upstream.fetches(path), 1);
+    }
+    until("nothing to be kept", || {
+        instance.warmer.core().kept.files() == 0
     })
     .await;
-    assert!(kept.get(&key(INFO_PATH)).await.is_none());
-    let uploaded = instance.warmer.core().upload(&key(INFO_PATH)).await;
-    assert_eq!(uploaded.unwrap(), Uploaded::Stored);
+    assert_eq!(instance.count(&kept_total("uploaded")), 3);
+}
+
+// acceptance: G6
+#[tokio::test(start_paused = true)]
+async fn dead_uploads_keep_their_bytes_until_somebody_wants_them_again() {
+    let scene = paused_scene();
+    let faults = Faults::new();
+    let builder = scene
+        .instance("a")
+        .config(|config| config.retry.deadline = Duration::from_secs(600));
+    let instance = builder.store(scene.store.with_faults(&faults)).start();
+    let instance = Arc::new(instance);
+    keep(&instance, &faults, INFO_PATH).await;
+    tokio::time::sleep(Duration::from_secs(1_200)).await;
+    let job = job_of(&scene, INFO_PATH).await.unwrap();
+    assert!(matches!(job.state, JobState::Dead { .. }), "{job:?}");
+    assert_eq!(instance.warmer.core().kept.files(), 1);
+    instance.warmer.core().hot.remove(&key(INFO_PATH));
+    assert_eq!(instance.read(&key(INFO_PATH)).await.unwrap(), INFO);
+    faults.heal();
+    scene.queue.requeue(&job.info.id).await.unwrap();
+    stored(&scene, INFO_PATH).await;
+    assert_eq!(scene.upstream.fetches(INFO_PATH), 1);
 }
 
 // fault: 26
