@@ -117,6 +117,9 @@ pub struct NewJob {
     /// How long from now the work is worth doing; at most [`LIFE_MAX`]. The queue only carries it:
     /// what to do with a job that is too late is for the worker to say.
     pub deadline_in: Duration,
+    /// Why there is something to do, for operators: the job's last error until an attempt has
+    /// one. Cut to [`JOB_ERROR_BYTES_MAX`].
+    pub reason: Option<Arc<str>>,
 }
 
 impl NewJob {
@@ -130,6 +133,7 @@ impl NewJob {
             owner: None,
             due_in: Duration::ZERO,
             deadline_in: LIFE_MAX,
+            reason: None,
         }
     }
 

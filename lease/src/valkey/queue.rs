@@ -185,8 +185,11 @@ impl DelayQueue for ValkeyQueue {
         let due_in = clamped_ms(job.due_in, DELAY_MAX).to_string();
         let life = clamped_ms(job.deadline_in, LIFE_MAX).to_string();
         let owner = job.owner.as_deref().unwrap_or("");
+        let reason = bounded_error(job.reason.as_deref().unwrap_or(""));
         let id = job.id.as_str();
-        let args = [id, &serial, &body, &job.kind, owner, &due_in, &life];
+        let args = [
+            id, &serial, &body, &job.kind, owner, &due_in, &life, &reason,
+        ];
         let answer = self
             .run(Act::new("push job", id), &self.scripts.push, &args)
             .await?;

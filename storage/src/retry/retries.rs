@@ -13,6 +13,7 @@ use crate::artifact::ArtifactKey;
 use crate::config::{OnFailure, RetryConfig};
 use crate::error::{Error, ErrorKind};
 use crate::metrics::StorageMetrics;
+use crate::warmer::causes;
 use crate::warning_gate::WarningGate;
 
 use super::decision::first_delay;
@@ -84,14 +85,17 @@ impl Retries {
     pub(crate) async fn push_fetch(&self, key: &ArtifactKey, error: &Error) {
         if self.on_failure == OnFailure::Queue && makes_a_job(key, error) {
             let due_in = first_delay(&self.config, error.retry_after());
-            self.push(JobKind::Fetch, key, due_in).await;
+            self.push(JobKind::Fetch, key, due_in, Some(&causes(error)))
+                .await;
         }
     }
 
     /// Makes a job, due at once, of a fetch that this process's end has cut short.
     pub(crate) async fn push_cut_short(&self, key: &ArtifactKey) {
         if self.on_failure == OnFailure::Queue && !key.is_mutable() {
-            self.push(JobKind::Fetch, key, Duration::ZERO).await;
+            let why = "a stop of the process cut its fetch short";
+            self.push(JobKind::Fetch, key, Duration::ZERO, Some(why))
+                .await;
         }
     }
 
@@ -100,10 +104,16 @@ impl Retries {
     /// Call it when the bytes are durable. Returns whether there is a job now, or was before.
     pub(crate) async fn push_upload(&self, key: &ArtifactKey) -> bool {
         let due_in = first_delay(&self.config, None);
-        self.push(JobKind::Upload, key, due_in).await
+        self.push(JobKind::Upload, key, due_in, None).await
     }
 
-    async fn push(&self, kind: JobKind, key: &ArtifactKey, due_in: Duration) -> bool {
+    async fn push(
+        &self,
+        kind: JobKind,
+        key: &ArtifactKey,
+        due_in: Duration,
+        why: Option<&str>,
+    ) -> bool {
         let job = Job {
             kind,
             key: key.clone(),
@@ -112,6 +122,7 @@ impl Retries {
             let new = NewJob {
                 due_in,
                 deadline_in: self.config.deadline,
+                reason: why.map(Arc::from),
                 owner: (kind == JobKind::Upload).then(|| self.worker.clone()),
                 ..NewJob::new(job.id()?, kind.as_str(), job.payload())
             };

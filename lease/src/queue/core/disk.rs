@@ -198,6 +198,7 @@ impl Core {
             owner: job.owner,
             due_in: ms(job.due_ms.saturating_sub(wall).min(delay)),
             deadline_in: ms(job.deadline_ms.saturating_sub(wall).min(life)),
+            reason: None,
         };
         if new.check().is_err() || self.ids.contains_key(&new.id) {
             return false;

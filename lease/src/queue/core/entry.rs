@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::queue::answers::{JobState, JobView, Review};
 use crate::queue::job::{
     Backup, DELAY_MAX, JobId, JobInfo, JobRef, JobSerial, LIFE_MAX, NewJob, Receipt, TakenJob,
-    clamped_ms,
+    bounded_error, clamped_ms,
 };
 use crate::queue::stored::Role;
 
@@ -91,7 +91,7 @@ impl Entry {
             deadline: now + clamped_ms(job.deadline_in, LIFE_MAX),
             delay,
             attempts: 0,
-            error: None,
+            error: job.reason.as_deref().map(bounded_error),
             token: None,
             worker: None,
             phase: match arrives {
@@ -207,6 +207,7 @@ impl Entry {
                 owner: self.owner.clone(),
                 due_in: ms(due.saturating_sub(now)),
                 deadline_in: ms(self.deadline.saturating_sub(now)),
+                reason: None,
             },
             age: ms(now.saturating_sub(self.created)),
             pushed_ago: ms(now.saturating_sub(self.pushed)),

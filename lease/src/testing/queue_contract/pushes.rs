@@ -7,7 +7,10 @@ use crate::{DELAY_MAX, JOB_PAYLOAD_BYTES_MAX, JobSerial, LIFE_MAX};
 
 pub(super) async fn a_job_is_pushed_taken_and_acknowledged(case: &Case<'_>) {
     assert_eq!(case.take().await, []);
-    let pushed = job("unit");
+    let pushed = NewJob {
+        reason: Some(Arc::from("no\nroute")),
+        ..job("unit")
+    };
     let answer = case.a.push(&pushed).await.expect("the queue answers");
     assert_eq!(answer, Pushed::Queued);
     let taken = case.take_one().await;
@@ -15,7 +18,8 @@ pub(super) async fn a_job_is_pushed_taken_and_acknowledged(case: &Case<'_>) {
     let info = &taken.info;
     assert_eq!((&info.id, info.serial), (&pushed.id, pushed.serial));
     assert_eq!((&*info.kind, info.owner.as_deref()), ("fill", None));
-    assert_eq!((info.attempts, info.last_error.as_deref()), (1, None));
+    let why = info.last_error.as_deref();
+    assert_eq!((info.attempts, why), (1, Some("no route")));
     assert!(info.deadline_in <= LIFE_MAX && info.deadline_in + LONG > LIFE_MAX);
     assert!(info.age < LONG);
     assert_eq!(case.take().await, [], "it is taken");
@@ -25,7 +29,8 @@ pub(super) async fn a_job_is_pushed_taken_and_acknowledged(case: &Case<'_>) {
     assert_eq!(case.get("unit").await, None);
     // The same may be asked for again.
     case.push("unit").await;
-    assert_eq!(case.take_one().await.info.attempts, 1);
+    let info = case.take_one().await.info;
+    assert_eq!((info.attempts, info.last_error), (1, None));
 }
 
 pub(super) async fn an_id_is_queued_once(case: &Case<'_>) {

@@ -121,8 +121,8 @@ local function keep()
 end
 ";
 
-/// `id`, `serial`, `body`, `kind`, `owner`, `due_in`, `life` → 1 queued, or {2 already, 3 dead;
-/// serial}, or 0 full.
+/// `id`, `serial`, `body`, `kind`, `owner`, `due_in`, `life`, `reason` → 1 queued, or {2 already,
+/// 3 dead; serial}, or 0 full.
 const PUSH: &str = "\
 local id, due = ARGV[1], now + ARGV[6]
 local j = read(id)
@@ -147,6 +147,7 @@ remove(id)
 call('HSET', JOBS, id, ARGV[3])
 write(id, {serial = ARGV[2], created = now, pushed = now, deadline = now + ARGV[7], attempts = 0,
   token = '', kind = ARGV[4], worker = '', owner = ARGV[5]})
+if ARGV[8] ~= '' then call('HSET', ERRORS, id, ARGV[8]) end
 place(id, DUE, due)
 keep()
 return 1";
