@@ -7,6 +7,7 @@ mod fairness;
 mod fetches;
 mod modes;
 mod outages;
+mod sources;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,6 +10,7 @@ mod fleet;
 mod limits;
 mod order;
 mod relay;
+mod resumes;
 mod store_faults;
 mod streaming;
 mod tiers;

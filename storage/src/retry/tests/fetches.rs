@@ -213,6 +213,32 @@ async fn a_job_whose_unit_turns_out_not_to_exist_or_to_be_refused_ends() {
     }
 }
 
+// fault: 8
+#[tokio::test(start_paused = true)]
+async fn a_fetch_that_hangs_until_its_longest_time_becomes_a_job() {
+    let scene = paused_scene();
+    let silent = Gate::new();
+    for reply in [
+        Reply::body(INFO).head_held(&silent),
+        Reply::body(INFO).held_at(10, &silent),
+    ] {
+        scene.upstream.serve_next(INFO_PATH, reply);
+    }
+    scene.upstream.serve(INFO_PATH, Reply::body(INFO));
+    let instance = started_with(&scene, "a", |config| {
+        config.fill_max = Duration::from_secs(20);
+    });
+    let error = instance.read(&key(INFO_PATH)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(job_of(&scene, INFO_PATH).await.is_some());
+    // The job's own flight hangs as well, and the lease is free again behind each.
+    stored(&scene, INFO_PATH).await;
+    no_jobs(&scene).await;
+    scene.no_leases().await;
+    scene.upstream.idle().await;
+    assert_eq!(ran(&instance, "fetch", "failed"), 1);
+}
+
 // acceptance: B14, B16
 #[tokio::test(start_paused = true)]
 async fn clients_join_a_jobs_flight_and_share_its_end() {

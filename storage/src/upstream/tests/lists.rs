@@ -174,6 +174,30 @@ async fn an_upstream_that_broke_off_is_passed_over_where_any_error_is() {
     assert_eq!((broken.requests(), absent.requests()), (3, 1));
 }
 
+// acceptance: B16
+#[tokio::test]
+async fn a_request_may_go_on_after_any_error_whatever_stands_in_the_list() {
+    let failing = Server::start(|_| raw("HTTP/1.1 500 X\r\n\r\n", Then::Close)).await;
+    let sound = Server::start(|_| answer('y')).await;
+    let (list, _) = connect(&format!("{},{}", failing.url(), sound.url()));
+    assert_eq!(list.members(), 2);
+    let error = fetch_all(&list, &request()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient);
+    let after_any_error = FetchRequest {
+        after_any_error: true,
+        ..request()
+    };
+    assert_eq!(fetch_all(&list, &after_any_error).await.unwrap(), b"yes");
+    assert_eq!((failing.requests(), sound.requests()), (2, 1));
+    // And past one whose body was no good before it asks that one again.
+    let elsewhere = FetchRequest {
+        broken_at: vec![Arc::clone(list.names().next().unwrap())],
+        ..after_any_error
+    };
+    assert_eq!(fetch_all(&list, &elsewhere).await.unwrap(), b"yes");
+    assert_eq!((failing.requests(), sound.requests()), (2, 2));
+}
+
 #[tokio::test]
 async fn a_lists_own_server_is_left_out() {
     let own = Server::start(|_| answer('e')).await;
