@@ -8,31 +8,28 @@
 //! - Each job is settled: done, due again, or dead. A worker that dies leaves it to its visibility
 //!   timeout, one that is stopped gives it back.
 
+mod runs;
+mod settle;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
-use lease::{JobQuery, JobState, LeaseError, Settled, TakenJob};
+use futures::future::join_all;
+use lease::{LeaseError, TakenJob};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::artifact::ArtifactKey;
-use crate::artifacts::Verdict as Cached;
-use crate::error::Error;
-use crate::fill::Landed;
-use crate::flight::Role;
-use crate::turn::Look;
-use crate::upload::Uploaded;
-use crate::warmer::{Core, causes};
-use crate::warning_gate::WarningGate;
-
-use super::decision::{Run, Standing, Verdict, decide};
+use super::decision::Run;
 use super::history;
-use super::jobs::{Job, JobKind, UPLOAD_PREFIX};
+use super::jobs::{Job, JobKind};
+use crate::error::Error;
+use crate::warmer::Core;
+use crate::warning_gate::WarningGate;
 
 /// How long a job stays taken without a word from its worker.
 const VISIBILITY: Duration = Duration::from_secs(60);
@@ -56,16 +53,6 @@ const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a job that was put back waits: this, and up to as much again.
 const PUT_BACK: Duration = Duration::from_secs(60);
-
-/// How often a queue that does not answer is told what became of a job, and the pause between.
-const SETTLE_TRIES: u32 = 3;
-const SETTLE_PAUSE: Duration = Duration::from_secs(1);
-
-/// How long one telling may take: behind it a stopping process waits.
-const SETTLE_MAX: Duration = Duration::from_secs(2);
-
-/// Uploads that one success makes due; the others come by themselves within a minute.
-const HURRIED_MAX: usize = 1_000;
 
 /// The least time between two warnings.
 const WARN_EVERY: Duration = Duration::from_secs(10);
@@ -106,7 +93,9 @@ enum Ticket {
         _repeat: Option<OwnedSemaphorePermit>,
     },
     /// It waits for one.
-    Waiting { _waiting: OwnedSemaphorePermit },
+    Waiting {
+        _waiting: Option<OwnedSemaphorePermit>,
+    },
 }
 
 impl Worker {
@@ -195,48 +184,57 @@ impl Worker {
             .into_iter()
             .partition(|job| history::attempts_in(job.info.last_error.as_deref()) == 0);
         for job in fresh {
-            let Some(slot) = free.pop() else {
-                // More than was asked for: it waits with the others.
-                self.start_repeated(job, None).await;
-                continue;
-            };
-            let ticket = Ticket::Slot {
-                _slot: slot,
-                _repeat: None,
+            // A queue that gives more than it was asked for gets them done one after the other.
+            let ticket = match free.pop() {
+                Some(slot) => Ticket::Slot {
+                    _slot: slot,
+                    _repeat: None,
+                },
+                None => Ticket::Waiting { _waiting: None },
             };
             self.start(job, ticket);
         }
+        let mut put_back = Vec::new();
         for job in repeated {
-            self.start_repeated(job, free.pop()).await;
+            match self.ticket_of_repeated(free.pop()).await {
+                Some(ticket) => self.start(job, ticket),
+                None => put_back.push(job),
+            }
         }
+        drop(free);
+        let settling = put_back.iter().map(|job| {
+            let due_in = match self.winding_down.is_cancelled() {
+                true => Duration::ZERO,
+                false => PUT_BACK + self.core.clock.jitter(PUT_BACK),
+            };
+            self.settle(job, Run::NotTried(due_in))
+        });
+        join_all(settling).await;
         Ok(count)
     }
 
-    /// Starts a job that failed before, in its half of the slots; lets it wait, or puts it back
-    /// where that half hangs.
-    async fn start_repeated(self: &Arc<Self>, job: TakenJob, slot: Option<OwnedSemaphorePermit>) {
+    /// Finds a place for a job that failed before: in its half of the slots, or among those that
+    /// wait for one; `None` where that half hangs.
+    async fn ticket_of_repeated(&self, slot: Option<OwnedSemaphorePermit>) -> Option<Ticket> {
         let repeat = self.repeat_slots.clone().try_acquire_owned();
         if let (Some(slot), Ok(repeat)) = (slot, repeat) {
-            let ticket = Ticket::Slot {
+            return Some(Ticket::Slot {
                 _slot: slot,
                 _repeat: Some(repeat),
-            };
-            return self.start(job, ticket);
+            });
         }
         let mut room = self.waiting.clone().try_acquire_owned().ok();
         if room.is_none() && !self.is_stuck.load(Ordering::Relaxed) {
-            let waiting = self.waiting.clone().acquire_owned();
-            let waiting = lease::timeout(&*self.core.clock, STUCK_AFTER, waiting).await;
-            room = waiting.and_then(Result::ok);
+            tokio::select! {
+                biased;
+                waiting = self.waiting.clone().acquire_owned() => room = waiting.ok(),
+                () = self.pause(STUCK_AFTER) => {}
+            }
         }
         self.is_stuck.store(room.is_none(), Ordering::Relaxed);
-        if let Some(_waiting) = room {
-            return self.start(job, Ticket::Waiting { _waiting });
-        }
-        let due_in = PUT_BACK + self.core.clock.jitter(PUT_BACK);
-        let worker = self.clone();
-        let settling = async move { worker.settle(&job, Run::NotTried(due_in)).await };
-        self.tasks.spawn_on(settling, &self.runtime);
+        room.map(|room| Ticket::Waiting {
+            _waiting: Some(room),
+        })
     }
 
     fn start(self: &Arc<Self>, job: TakenJob, ticket: Ticket) {
@@ -284,14 +282,15 @@ impl Worker {
     async fn work(&self, job: &TakenJob, ticket: Ticket) -> (Run, Ticket) {
         let ticket = match ticket {
             Ticket::Slot { .. } => ticket,
-            Ticket::Waiting { _waiting } => {
-                let repeat = self.repeat_slots.clone().acquire_owned().await;
-                let slot = self.slots.clone().acquire_owned().await;
-                Ticket::Slot {
-                    _slot: slot.expect("this semaphore is never closed"),
-                    _repeat: repeat.ok(),
+            Ticket::Waiting { .. } => tokio::select! {
+                biased;
+                () = self.winding_down.cancelled() => ticket,
+                slot = self.slot_for_repeated() => {
+                    // Its place among those who wait is free.
+                    drop(ticket);
+                    slot
                 }
-            }
+            },
         };
         if self.winding_down.is_cancelled() {
             return (Run::NotTried(Duration::ZERO), ticket);
@@ -306,206 +305,14 @@ impl Worker {
         (run, ticket)
     }
 
-    fn ended_with(&self, error: Error) -> Run {
-        let stopping = self.winding_down.is_cancelled();
-        Run::ended_with(error, &self.core.config.retry, stopping)
-    }
-
-    /// Joins the unit's flight, starting one if there is none, and waits for its end: what has
-    /// landed may still fail.
-    async fn fetch(&self, key: &ArtifactKey) -> Run {
-        let core = &self.core;
-        let seat = match core.join_for_job(key) {
-            Ok(seat) => seat,
-            Err(error) => return self.ended_with(error),
-        };
-        let status = seat.status().clone();
-        tokio::select! {
-            biased;
-            () = status.ended() => {}
-            () = self.winding_down.cancelled() => {
-                if seat.role() == Role::Leader && status.waiters() <= 1 {
-                    status.cancel();
-                }
-                status.ended().await;
-            }
+    async fn slot_for_repeated(&self) -> Ticket {
+        let open = "this semaphore is never closed";
+        let repeat = self.repeat_slots.clone().acquire_owned().await.expect(open);
+        let slot = self.slots.clone().acquire_owned().await.expect(open);
+        Ticket::Slot {
+            _slot: slot,
+            _repeat: Some(repeat),
         }
-        let error = match seat.landed(core.config.wait_max, &*core.clock).await {
-            Err(error) => Some(error),
-            Ok(Landed::Stored {
-                verdict: Cached::HitStored,
-                ..
-            }) => return Run::Done,
-            Ok(Landed::Filling { filling, .. }) => filling.state().end.and_then(Result::err),
-            Ok(_) => None,
-        };
-        if let Some(error) = error {
-            return self.ended_with(error);
-        }
-        // Another instance may keep it, while the store does not take it.
-        let look = Look::ResultOrAbsence;
-        match core.look_as_far(key, &key.unit(), look, &[]).await {
-            Ok(Some(_)) => Run::Done,
-            Ok(None) => self.ended_with(Error::Storage {
-                doing: format!("storing {key}, which was fetched"),
-                source: None,
-            }),
-            Err(error) => self.ended_with(error),
-        }
-    }
-
-    async fn upload(&self, key: &ArtifactKey) -> Run {
-        let core = &self.core;
-        let uploading = lease::timeout(&*core.clock, core.config.fill_max, core.upload(key));
-        match uploading.await {
-            Some(Ok(uploaded)) => {
-                let is_stored = uploaded != Uploaded::Gone;
-                if is_stored && self.uploads_fail.swap(false, Ordering::Relaxed) {
-                    self.hurry_uploads().await;
-                }
-                Run::Done
-            }
-            Some(Err(error)) => {
-                self.uploads_fail.store(true, Ordering::Relaxed);
-                self.ended_with(error)
-            }
-            None => {
-                self.uploads_fail.store(true, Ordering::Relaxed);
-                self.ended_with(Error::Storage {
-                    doing: format!("uploading {key}, which took longer than fill.max_duration"),
-                    source: None,
-                })
-            }
-        }
-    }
-
-    /// Makes our uploads due that wait for a store which takes bytes again.
-    async fn hurry_uploads(&self) {
-        let retries = &self.core.retries;
-        let queue = retries.queue();
-        let mut query = JobQuery {
-            contains: Some(UPLOAD_PREFIX.to_owned()),
-            limit: HURRIED_MAX,
-            ..JobQuery::default()
-        };
-        let mut hurried = 0;
-        loop {
-            let page = match queue.list(&query).await {
-                Ok(page) => page,
-                Err(error) => {
-                    tracing::debug!(%error, "uploads wait for their own times");
-                    return;
-                }
-            };
-            for job in page.jobs {
-                let waits = matches!(&job.state, JobState::Queued { due_in } if !due_in.is_zero());
-                let is_ours = job.info.owner.as_ref() == Some(retries.worker())
-                    && &*job.info.kind == JobKind::Upload.as_str();
-                if !waits || !is_ours {
-                    continue;
-                }
-                if hurried == HURRIED_MAX || queue.run_now(&job.info.id).await.is_err() {
-                    return;
-                }
-                hurried += 1;
-            }
-            match page.next {
-                Some(next) => query.after = Some(next),
-                None => return,
-            }
-        }
-    }
-
-    /// Tells the queue what became of a job.
-    async fn settle(&self, job: &TakenJob, run: Run) {
-        let (core, info) = (&self.core, &job.info);
-        let told = history::attempts_in(info.last_error.as_deref());
-        let kind = JobKind::parse(&info.kind);
-        let standing = Standing {
-            // Nobody asks for the kind of a job that makes no sense.
-            kind: kind.unwrap_or(JobKind::Fetch),
-            // Another life has its own numbers: the queue counts what was taken in it.
-            attempt: told.saturating_add(1).min(info.attempts.max(1)),
-            deadline_in: info.deadline_in,
-        };
-        let verdict = decide(&run, standing, &core.config.retry);
-        let text = match &run {
-            Run::Failed(error) => causes(error),
-            Run::Senseless(reason) => reason.clone(),
-            Run::NotTried(_) => "its time was over before it could be tried".to_owned(),
-            Run::Done | Run::Absent => String::new(),
-        };
-        let earlier = info.last_error.as_deref();
-        let history = match &verdict {
-            Verdict::PutBack { .. } => earlier.unwrap_or_default().to_owned(),
-            _ => history::with_attempt(standing.attempt, &text, earlier),
-        };
-        let outcome = match &verdict {
-            Verdict::Ack { outcome } => outcome,
-            Verdict::Retry { .. } => "failed",
-            Verdict::PutBack { .. } => "put_back",
-            Verdict::Bury => "dead",
-        };
-        let (id, attempt) = (&info.id, standing.attempt);
-        match &verdict {
-            Verdict::Ack { .. } => tracing::info!(job = %id, attempt, outcome, "a job is done"),
-            Verdict::Retry { due_in } => {
-                let due_in_ms = due_in.as_millis();
-                tracing::debug!(job = %id, attempt, error = %text, due_in_ms, "a job failed");
-            }
-            Verdict::PutBack { due_in } => {
-                let due_in_ms = due_in.as_millis();
-                tracing::debug!(job = %id, due_in_ms, "a job was put back");
-            }
-            Verdict::Bury => {
-                tracing::warn!(job = %id, attempt, error = %text, "a job is given up");
-            }
-        }
-        if self.tell(job, &verdict, &history).await {
-            core.metrics
-                .count_job(kind.map_or("unknown", JobKind::as_str), outcome);
-        }
-    }
-
-    /// Tells the queue, several times if it does not answer; returns whether it knows.
-    async fn tell(&self, job: &TakenJob, verdict: &Verdict, history: &str) -> bool {
-        let (queue, receipt) = (self.core.retries.queue(), &job.receipt);
-        for left in (0..SETTLE_TRIES).rev() {
-            let telling = async {
-                match verdict {
-                    Verdict::Ack { .. } => queue.ack(receipt).await,
-                    Verdict::Retry { due_in } | Verdict::PutBack { due_in } => {
-                        queue.retry(receipt, *due_in, history).await
-                    }
-                    Verdict::Bury => queue.bury(receipt, history).await,
-                }
-            };
-            let told = lease::timeout(&*self.core.clock, SETTLE_MAX, telling).await;
-            match told {
-                Some(Ok(Settled::Settled)) => return true,
-                Some(Ok(Settled::Stale)) => {
-                    tracing::debug!(job = %job.info.id, "a job was taken from us meanwhile");
-                    return false;
-                }
-                Some(Err(error)) => tracing::debug!(job = %job.info.id, %error, "not settled"),
-                None => tracing::debug!(job = %job.info.id, "not settled in time"),
-            }
-            if left == 0 || self.stop.is_cancelled() {
-                break;
-            }
-            tokio::select! {
-                () = self.stop.cancelled() => {}
-                () = self.core.clock.sleep(SETTLE_PAUSE) => {}
-            }
-        }
-        if let Some(kept_back) = self.warnings.due() {
-            tracing::warn!(
-                job = %job.info.id,
-                kept_back,
-                "the queue did not take a job's end; the job comes back and is looked at again"
-            );
-        }
-        false
     }
 }
 

@@ -1,0 +1,131 @@
+//! What the worker does for a job: fetches it as a flight, or uploads it.
+
+use std::sync::atomic::Ordering;
+
+use lease::{JobQuery, JobState};
+
+use super::Worker;
+use crate::artifact::ArtifactKey;
+use crate::artifacts::Verdict;
+use crate::error::Error;
+use crate::fill::Landed;
+use crate::flight::Role;
+use crate::retry::decision::Run;
+use crate::retry::jobs::{JobKind, UPLOAD_PREFIX};
+use crate::turn::Look;
+use crate::upload::Uploaded;
+
+/// Uploads that one success makes due; the others come by themselves within a minute.
+const HURRIED_MAX: usize = 1_000;
+
+impl Worker {
+    fn ended_with(&self, error: Error) -> Run {
+        let stopping = self.winding_down.is_cancelled();
+        Run::ended_with(error, &self.core.config.retry, stopping)
+    }
+
+    /// Joins the unit's flight, starting one if there is none, and waits for its end: what has
+    /// landed may still fail.
+    pub(super) async fn fetch(&self, key: &ArtifactKey) -> Run {
+        let core = &self.core;
+        let seat = match core.join_for_job(key) {
+            Ok(seat) => seat,
+            Err(error) => return self.ended_with(error),
+        };
+        let status = seat.status().clone();
+        tokio::select! {
+            biased;
+            () = status.ended() => {}
+            () = self.winding_down.cancelled() => {
+                if seat.role() == Role::Leader && status.waiters() <= 1 {
+                    status.cancel();
+                }
+                status.ended().await;
+            }
+        }
+        let error = match seat.landed(core.config.wait_max, &*core.clock).await {
+            Err(error) => Some(error),
+            Ok(Landed::Stored {
+                verdict: Verdict::HitStored,
+                ..
+            }) => return Run::Done,
+            Ok(Landed::Filling { filling, .. }) => filling.state().end.and_then(Result::err),
+            Ok(_) => None,
+        };
+        if let Some(error) = error {
+            return self.ended_with(error);
+        }
+        // Another instance may keep it, while the store does not take it.
+        let look = Look::ResultOrAbsence;
+        match core.look_as_far(key, &key.unit(), look, &[]).await {
+            Ok(Some(_)) => Run::Done,
+            Ok(None) => self.ended_with(Error::Storage {
+                doing: format!("storing {key}, which was fetched"),
+                source: None,
+            }),
+            Err(error) => self.ended_with(error),
+        }
+    }
+
+    pub(super) async fn upload(&self, key: &ArtifactKey) -> Run {
+        let core = &self.core;
+        let uploading = lease::timeout(&*core.clock, core.config.fill_max, core.upload(key));
+        match uploading.await {
+            Some(Ok(uploaded)) => {
+                let is_stored = uploaded != Uploaded::Gone;
+                if is_stored && self.uploads_fail.swap(false, Ordering::Relaxed) {
+                    self.hurry_uploads().await;
+                }
+                Run::Done
+            }
+            Some(Err(error)) => {
+                self.uploads_fail.store(true, Ordering::Relaxed);
+                self.ended_with(error)
+            }
+            None => {
+                self.uploads_fail.store(true, Ordering::Relaxed);
+                self.ended_with(Error::Storage {
+                    doing: format!("uploading {key}, which took longer than fill.max_duration"),
+                    source: None,
+                })
+            }
+        }
+    }
+
+    /// Makes our uploads due that wait for a store which takes bytes again.
+    async fn hurry_uploads(&self) {
+        let retries = &self.core.retries;
+        let queue = retries.queue();
+        let mut query = JobQuery {
+            contains: Some(UPLOAD_PREFIX.to_owned()),
+            limit: HURRIED_MAX,
+            ..JobQuery::default()
+        };
+        let mut hurried = 0;
+        loop {
+            let page = match queue.list(&query).await {
+                Ok(page) => page,
+                Err(error) => {
+                    tracing::debug!(%error, "uploads wait for their own times");
+                    return;
+                }
+            };
+            for job in page.jobs {
+                let waits = matches!(&job.state, JobState::Queued { due_in } if !due_in.is_zero());
+                let is_ours = job.info.owner.as_ref() == Some(retries.worker())
+                    && &*job.info.kind == JobKind::Upload.as_str();
+                if !waits || !is_ours {
+                    continue;
+                }
+                if hurried == HURRIED_MAX || queue.run_now(&job.info.id).await.is_err() {
+                    return;
+                }
+                hurried += 1;
+            }
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! How a job is settled: done, due again, or dead, as far as the queue can be told.
+
+use std::time::Duration;
+
+use lease::{Settled, TakenJob};
+
+use super::Worker;
+use crate::retry::decision::{Run, Standing, Verdict, decide};
+use crate::retry::history;
+use crate::retry::jobs::JobKind;
+use crate::warmer::causes;
+
+/// How often a queue that does not answer is told what became of a job, and the pause between.
+const SETTLE_TRIES: u32 = 3;
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long one telling may take: behind it a stopping process waits.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
+
+impl Worker {
+    /// Tells the queue what became of a job.
+    pub(super) async fn settle(&self, job: &TakenJob, run: Run) {
+        let (core, info) = (&self.core, &job.info);
+        let told = history::attempts_in(info.last_error.as_deref());
+        let kind = JobKind::parse(&info.kind);
+        let standing = Standing {
+            // Nobody asks for the kind of a job that makes no sense.
+            kind: kind.unwrap_or(JobKind::Fetch),
+            // Another life has its own numbers: the queue counts what was taken in it.
+            attempt: told.saturating_add(1).min(info.attempts.max(1)),
+            deadline_in: info.deadline_in,
+        };
+        let verdict = decide(&run, standing, &core.config.retry);
+        let text = match &run {
+            Run::Failed(error) => causes(error),
+            Run::Senseless(reason) => reason.clone(),
+            Run::NotTried(_) => "its time was over before it could be tried".to_owned(),
+            Run::Done | Run::Absent => String::new(),
+        };
+        let earlier = info.last_error.as_deref();
+        let history = match &verdict {
+            Verdict::PutBack { .. } => earlier.unwrap_or_default().to_owned(),
+            _ => history::with_attempt(standing.attempt, &text, earlier),
+        };
+        let outcome = match &verdict {
+            Verdict::Ack { outcome } => outcome,
+            Verdict::Retry { .. } => "failed",
+            Verdict::PutBack { .. } => "put_back",
+            Verdict::Bury => "dead",
+        };
+        let (id, attempt) = (&info.id, standing.attempt);
+        match &verdict {
+            Verdict::Ack { .. } => tracing::info!(job = %id, attempt, outcome, "a job is done"),
+            Verdict::Retry { due_in } => {
+                let due_in_ms = due_in.as_millis();
+                tracing::debug!(job = %id, attempt, error = %text, due_in_ms, "a job failed");
+            }
+            Verdict::PutBack { due_in } => {
+                let due_in_ms = due_in.as_millis();
+                tracing::debug!(job = %id, due_in_ms, "a job was put back");
+            }
+            Verdict::Bury => {
+                tracing::warn!(job = %id, attempt, error = %text, "a job is given up");
+            }
+        }
+        if self.tell(job, &verdict, &history).await {
+            core.metrics
+                .count_job(kind.map_or("unknown", JobKind::as_str), outcome);
+        }
+    }
+
+    /// Tells the queue, several times if it does not answer; returns whether it knows.
+    async fn tell(&self, job: &TakenJob, verdict: &Verdict, history: &str) -> bool {
+        let (queue, receipt) = (self.core.retries.queue(), &job.receipt);
+        for left in (0..SETTLE_TRIES).rev() {
+            let telling = async {
+                match verdict {
+                    Verdict::Ack { .. } => queue.ack(receipt).await,
+                    Verdict::Retry { due_in } | Verdict::PutBack { due_in } => {
+                        queue.retry(receipt, *due_in, history).await
+                    }
+                    Verdict::Bury => queue.bury(receipt, history).await,
+                }
+            };
+            let told = lease::timeout(&*self.core.clock, SETTLE_MAX, telling).await;
+            match told {
+                Some(Ok(Settled::Settled)) => return true,
+                Some(Ok(Settled::Stale)) => {
+                    tracing::debug!(job = %job.info.id, "a job was taken from us meanwhile");
+                    return false;
+                }
+                Some(Err(error)) => tracing::debug!(job = %job.info.id, %error, "not settled"),
+                None => tracing::debug!(job = %job.info.id, "not settled in time"),
+            }
+            if left == 0 || self.stop.is_cancelled() {
+                break;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = self.core.clock.sleep(SETTLE_PAUSE) => {}
+            }
+        }
+        if let Some(kept_back) = self.warnings.due() {
+            tracing::warn!(
+                job = %job.info.id,
+                kept_back,
+                "the queue did not take a job's end; the job comes back and is looked at again"
+            );
+        }
+        false
+    }
+}
