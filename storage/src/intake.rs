@@ -22,6 +22,7 @@ use crate::mapped::MappedFile;
 use crate::peers::Origin;
 use crate::spool::{FillingWriter, SharedSpace};
 use crate::store::{Source, Stored, StoredBody};
+use crate::upstream::is_strong;
 use crate::verify;
 use crate::warmer::Core;
 
@@ -50,6 +51,13 @@ pub(crate) struct Incoming {
     pub(crate) deadline: Option<Instant>,
     /// The bytes; it ends in an error unless all came.
     pub(crate) body: BoxStream<'static, Result<Bytes, Error>>,
+}
+
+/// The begin of a body that goes on in the spool.
+struct Begin {
+    bytes: Bytes,
+    /// What the body ended with right behind it.
+    broken: Option<Error>,
 }
 
 /// A whole, verified body.
@@ -215,9 +223,10 @@ impl Intake {
         let Some(begin) = self.begin(&mut batches, len, deadline).await? else {
             return Ok(());
         };
+        let Begin { bytes, broken } = begin;
         let clock = self.core.clock.clone();
         let spool = &self.core.spool;
-        let writer = spool.begin(&self.unit, len, begin, clock).await?;
+        let writer = spool.begin(&self.unit, len, bytes, clock).await?;
         let received = writer.written();
         let filling = writer.filling().clone();
         let writer = self.writer.insert(writer);
@@ -227,7 +236,10 @@ impl Intake {
             self.shown = true;
         }
         writer.open().await?;
-        self.append(&mut batches, &sender, received, len).await
+        match broken {
+            Some(error) => Err(error),
+            None => self.append(&mut batches, &sender, received, len).await,
+        }
     }
 
     /// Takes the begin of a body into memory; `None` when that was all of it.
@@ -236,13 +248,14 @@ impl Intake {
         batches: &mut S,
         len: Option<u64>,
         deadline: Option<Instant>,
-    ) -> Result<Option<Bytes>, Error>
+    ) -> Result<Option<Begin>, Error>
     where
         S: Stream<Item = Vec<Result<Bytes, Error>>> + Unpin,
     {
         let status = self.lead.status().clone();
         let mut begin: Vec<Bytes> = Vec::new();
         let mut received = 0;
+        let mut broken = None;
         // A body that is known to be large is spooled from its first bytes on, or a slow sender
         // would keep its clients waiting for the first 256 KiB.
         let begin_bytes = match len {
@@ -256,17 +269,36 @@ impl Intake {
                 return Ok(None);
             };
             for piece in batch {
-                let piece = piece?;
-                received += piece.len() as u64;
-                begin.push(piece);
+                match piece {
+                    Ok(piece) => {
+                        received += piece.len() as u64;
+                        begin.push(piece);
+                    }
+                    // What came before it in the same moment is worth keeping where the rest
+                    // alone can be asked for.
+                    Err(error) if received > begin_bytes && self.is_named() => {
+                        broken = Some(error);
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             status.progress(received, len);
         }
-        let begin = joined(begin);
-        if self.key.is_zip() && !begin.starts_with(ZIP_MAGIC) {
+        let bytes = joined(begin);
+        if self.key.is_zip() && !bytes.starts_with(ZIP_MAGIC) {
             return Err(self.corrupt("upstream's answer is no zip file"));
         }
-        Ok(Some(begin))
+        Ok(Some(Begin { bytes, broken }))
+    }
+
+    /// Whether the upstream of what is here has named it, so that the rest can be asked for.
+    fn is_named(&self) -> bool {
+        let etag = self
+            .origin
+            .as_ref()
+            .and_then(|origin| origin.etag.as_deref());
+        etag.is_some_and(is_strong)
     }
 
     async fn append<S>(

@@ -130,16 +130,21 @@ pub struct ResumeFrom {
 
 impl ResumeFrom {
     /// Behind `offset` bytes of what `upstream` calls `etag`; `None` where that names no bytes.
-    ///
-    /// A range of a weakly equal body could be a range of other bytes (RFC 9110, 13.1.5).
     pub fn strong(upstream: &Arc<str>, offset: u64, etag: Option<&str>) -> Option<Self> {
-        let etag = etag.filter(|etag| offset > 0 && etag.starts_with('"'))?;
+        let etag = etag.filter(|etag| offset > 0 && is_strong(etag))?;
         Some(Self {
             upstream: upstream.clone(),
             offset,
             etag: etag.to_owned(),
         })
     }
+}
+
+/// Tells whether an `ETag` names bytes, and not only a meaning.
+///
+/// A range of a weakly equal body could be a range of other bytes (RFC 9110, 13.1.5).
+pub(crate) fn is_strong(etag: &str) -> bool {
+    etag.starts_with('"')
 }
 
 /// The answer to a fetch.

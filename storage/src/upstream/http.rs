@@ -21,7 +21,7 @@ use super::config::{UpstreamConfig, UpstreamIdentity};
 use super::gate::{Gate, Place};
 use super::observer::{Attempt, FetchObserver, FetchOutcome};
 use super::via::Via;
-use super::{FetchRequest, Fetched, FetchedBody, ResumeFrom, Upstream, Validators};
+use super::{FetchRequest, Fetched, FetchedBody, ResumeFrom, Upstream, Validators, is_strong};
 use crate::error::Error;
 
 /// How much of an error's body is read, so that its connection can be used again.
@@ -346,9 +346,7 @@ enum Condition<'a> {
 impl<'a> Condition<'a> {
     fn of(request: &'a FetchRequest, name: &Arc<str>) -> Self {
         if let Some(from) = &request.resume {
-            // A range of a weakly equal body could be a range of other bytes (RFC 9110, 13.1.5).
-            let is_strong = from.etag.starts_with('"');
-            if from.upstream == *name && is_strong && from.offset > 0 {
+            if from.upstream == *name && is_strong(&from.etag) && from.offset > 0 {
                 return Self::Rest(from);
             }
             return Self::None;

@@ -162,6 +162,50 @@ async fn ten_thousand_jobs_drain_within_a_minute() {
         "{:?}",
         began.elapsed()
     );
-    assert_eq!(ran(&instance, "fetch", "done"), 10_000);
+    until("all to be counted", || {
+        ran(&instance, "fetch", "done") == 10_000
+    })
+    .await;
     assert_eq!(scene.upstream.fetches_in_all(), 10_000);
+}
+
+// acceptance: G6
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_on_a_disk_drain_as_well_and_a_restart_finds_those_that_are_left() {
+    const JOBS: usize = 1_000;
+    let mut scene = Scene::on_disk(Arc::new(TokioClock));
+    let file = scene.path("queue/queue.redb");
+    let open = async || {
+        let limits = lease::QueueLimits::default();
+        let queue = lease::LocalQueue::open(file.clone(), limits, Arc::new(TokioClock));
+        Arc::new(queue.await)
+    };
+    let queue = open().await;
+    scene.queue = queue.clone();
+    for index in 0..JOBS {
+        let (path, body) = info_of(&format!("m{index}"));
+        scene.upstream.serve(&path, Reply::body(body));
+        queue_job(&scene, &path).await;
+    }
+    let began = Instant::now();
+    let first = started(&scene, "a");
+    until("half of them", || {
+        ran(&first, "fetch", "done") >= JOBS as u64 / 2
+    })
+    .await;
+    first.warmer.shutdown(Duration::ZERO).await;
+    let done = ran(&first, "fetch", "done");
+    queue.close().await;
+    scene.queue = open().await;
+    let stats = scene.queue.stats().await.unwrap();
+    assert_eq!(stats.queued as u64, JOBS as u64 - done, "{stats:?}");
+    let second = started(&scene, "a");
+    // An end is counted a moment after the queue has heard of it.
+    until("the others", || {
+        done + ran(&second, "fetch", "done") == JOBS as u64
+    })
+    .await;
+    assert!(began.elapsed() < Duration::from_secs(60));
+    no_jobs(&scene).await;
+    assert_eq!(scene.upstream.fetches_in_all(), JOBS);
 }

@@ -156,11 +156,40 @@ async fn a_job_that_keeps_failing_is_given_up_and_stays_listed_with_its_history(
     tokio::time::sleep(Duration::from_secs(60)).await;
     instance.read(&key(INFO_PATH)).await.unwrap_err();
     assert_eq!(pushed(&instance, "dead"), 1);
+    // That life has attempts of its own.
+    scene.queue.requeue(&job.info.id).await.unwrap();
+    until("the job to be given up again", || {
+        ran(&instance, "fetch", "dead") == 2
+    })
+    .await;
+    assert_eq!(ran(&instance, "fetch", "failed"), 18);
     scene.upstream.serve(INFO_PATH, Reply::body(INFO));
     scene.queue.requeue(&job.info.id).await.unwrap();
     stored(&scene, INFO_PATH).await;
     no_jobs(&scene).await;
     assert_eq!(scene.queue.stats().await.unwrap().dead, 0);
+}
+
+// acceptance: G6
+#[tokio::test(start_paused = true)]
+async fn workers_that_were_killed_have_used_up_no_attempt() {
+    let scene = paused_scene();
+    let payload = format!("{{\"v\":1,\"path\":\"{INFO_PATH}\"}}");
+    let id = JobId::new(key(INFO_PATH).unit()).unwrap();
+    let job = NewJob::new(id, "fetch", payload.into());
+    scene.queue.push(&job).await.unwrap();
+    for _ in 0..25 {
+        let taken = scene.queue.take("killed", 1, Duration::from_millis(1));
+        assert_eq!(taken.await.unwrap().len(), 1);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    scene.upstream.serve_next(INFO_PATH, Reply::failure());
+    scene.upstream.serve(INFO_PATH, Reply::body(INFO));
+    let instance = started(&scene, "a");
+    stored(&scene, INFO_PATH).await;
+    no_jobs(&scene).await;
+    assert_eq!(ran(&instance, "fetch", "failed"), 1);
+    assert_eq!(ran(&instance, "fetch", "done"), 1);
 }
 
 // fault: 38

@@ -170,6 +170,22 @@ async fn a_download_that_breaks_off_late_has_time_to_go_on() {
 
 // acceptance: B13
 #[tokio::test(start_paused = true)]
+async fn what_arrives_in_one_moment_with_its_end_is_not_fetched_again() {
+    let scene = paused_scene();
+    break_next(&scene, MIB / 2, TAG).open();
+    scene
+        .upstream
+        .serve(ZIP_PATH, Reply::body(zip(MIB)).etag(TAG));
+    let instance = started(&scene, 1);
+    let body = instance.read(&key(ZIP_PATH)).await.unwrap();
+    assert!(body == zip(MIB), "other bytes");
+    let asked = scene.upstream.requests(ZIP_PATH);
+    let offset = asked[1].resume.as_ref().map(|from| from.offset);
+    assert_eq!(offset, Some((MIB / 2) as u64));
+}
+
+// acceptance: B13
+#[tokio::test(start_paused = true)]
 async fn what_nobody_has_seen_is_kept_as_well_where_it_has_a_name() {
     for (tag, resumed) in [(TAG, 1), ("W/\"v1\"", 0)] {
         let scene = paused_scene();
