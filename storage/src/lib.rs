@@ -25,6 +25,7 @@ mod peers;
 mod record_warnings;
 mod refresh;
 mod relay;
+mod remembered;
 mod retry;
 mod revalidations;
 mod spool;
@@ -64,6 +65,7 @@ pub use relay::{
     Asked, FLEET_SECRET_BYTES_MIN, FleetSecret, HttpPeers, HttpPeersConfig, Nonce, RelayHead,
     Relaying, Verified,
 };
+pub use remembered::{Remembered, RememberedClass, RememberedPage, RememberedQuery};
 pub use retry::{Delays, RetryPolicy};
 pub use spool::{FillState, Filling, FillingWriter, HELD_BACK_BYTES, Spool, SpoolLimits};
 pub use state_dir::StateDir;

@@ -45,6 +45,9 @@ pub const REVALIDATE_AT_MOST_EVERY: Duration = Duration::from_secs(5);
 /// The longest that a failure is remembered, whatever upstream asks for.
 const FAILURE_TTL_MAX: Duration = Duration::from_secs(60);
 
+/// What the keys of remembered failures and absences begin with.
+pub(crate) const FAILURE_RECORDS: &str = "failure:";
+
 /// What a warmer is made of.
 #[derive(Debug)]
 pub struct WarmerParts {
@@ -583,9 +586,9 @@ impl Core {
     }
 }
 
-/// The key of what is written down of a unit.
+/// The key of what is written down of a unit that failed, does not exist, or is kept somewhere.
 pub(crate) fn failure_record(unit: &str) -> String {
-    format!("failure:{unit}")
+    format!("{FAILURE_RECORDS}{unit}")
 }
 
 /// `ttl` ± 10 %, so that what was remembered together is not asked for together.
