@@ -2,11 +2,14 @@
 
 pub mod auth;
 pub mod dead;
+pub mod failures;
 pub mod flights;
 pub mod health;
 pub mod jobs;
 pub mod leases;
+pub mod negatives;
 mod order;
+pub mod remembered;
 pub mod reply;
 pub mod request;
 pub mod retries;
@@ -62,6 +65,20 @@ pub fn routes(config: &mut ServiceConfig) {
                     web::resource("/dead/{id:.+}")
                         .get(dead::show)
                         .delete(dead::drop_by_path),
+                )
+                .service(web::resource("/negatives").get(negatives::list))
+                .service(web::resource("/negatives/forget").post(negatives::forget_by_body))
+                .service(
+                    web::resource("/negatives/{unit:.+}")
+                        .get(negatives::show)
+                        .delete(negatives::forget_by_path),
+                )
+                .service(web::resource("/failures").get(failures::list))
+                .service(web::resource("/failures/forget").post(failures::forget_by_body))
+                .service(
+                    web::resource("/failures/{unit:.+}")
+                        .get(failures::show)
+                        .delete(failures::forget_by_path),
                 ),
         )
         .default_service(web::to(|| async {
@@ -70,7 +87,7 @@ pub fn routes(config: &mut ServiceConfig) {
                 .body(
                     "not found: this is the admin listener; it has /healthz, /readyz, /metrics, \
                      /admin/v1/flights, /admin/v1/leases, /admin/v1/retries, /admin/v1/dead, \
-                     /admin/v1/valkey and /admin/v1/instance\n",
+                     /admin/v1/negatives, /admin/v1/failures, /admin/v1/valkey and /admin/v1/instance\n",
                 )
         }));
 }

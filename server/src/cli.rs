@@ -3,10 +3,13 @@
 pub mod admin_client;
 pub mod config_check;
 pub mod dead;
+pub mod failures;
 pub mod jobs;
 pub mod leases;
 pub mod listing;
+pub mod negatives;
 pub mod orders;
+pub mod remembered;
 pub mod retries;
 pub mod session;
 mod table;
@@ -56,6 +59,10 @@ pub enum Command {
     Retries(retries::RetriesArgs),
     /// See what was given up, on a running server; begin anew, or forget it
     Dead(dead::DeadArgs),
+    /// See what is remembered as absent, on a running server, and forget it
+    Negatives(negatives::NegativesArgs),
+    /// See what failed a moment ago, on a running server, and forget it
+    Failures(failures::FailuresArgs),
 }
 
 /// What can be done with the configuration.

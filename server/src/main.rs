@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         Command::Leases(args) => asked(cli::leases::run(&args, &Environment::of_process())),
         Command::Retries(args) => asked(cli::retries::run(&args, &Environment::of_process())),
         Command::Dead(args) => asked(cli::dead::run(&args, &Environment::of_process())),
+        Command::Negatives(args) => asked(cli::negatives::run(&args, &Environment::of_process())),
+        Command::Failures(args) => asked(cli::failures::run(&args, &Environment::of_process())),
         Command::Config(ConfigCommand::Check { config, json }) => {
             cli::config_check::run(&config.into(), &Environment::of_process(), json)
                 .map(ExitCode::from)

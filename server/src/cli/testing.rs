@@ -92,6 +92,8 @@ impl Listener {
             Command::Leases(args) => super::leases::ask(args, &settings, console).await,
             Command::Retries(args) => super::retries::ask(args, &settings, console).await,
             Command::Dead(args) => super::dead::ask(args, &settings, console).await,
+            Command::Negatives(args) => super::negatives::ask(args, &settings, console).await,
+            Command::Failures(args) => super::failures::ask(args, &settings, console).await,
             other => panic!("{other:?} asks no server"),
         };
         Ran {
