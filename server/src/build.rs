@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::admin::auth::AdminAccess;
 use crate::config::{Config, FillOnFailure, OnGetError, OnWaitTimeout};
 use crate::fleet::{Fleet, FleetName};
-use crate::metrics::{ServerMetrics, ValkeyMetrics};
+use crate::metrics::{QueueMetrics, ServerMetrics, ValkeyMetrics};
 use crate::queue::Queue;
 use crate::serve::ServeError;
 use crate::state::{AppState, Readiness, SumdbNames};
@@ -55,6 +55,7 @@ pub async fn state(
     let server_metrics = ServerMetrics::new(&mut registry);
     let metrics = StorageMetrics::new(&mut registry);
     let valkey_metrics = Arc::new(ValkeyMetrics::new(&mut registry));
+    let queue_metrics = QueueMetrics::new(&mut registry);
     let clock: Arc<dyn Clock> = Arc::new(TokioClock);
     let fleet_name = Arc::new(FleetName::new(config.fleet.id.as_deref()));
 
@@ -126,6 +127,7 @@ pub async fn state(
         fleet,
         metrics: server_metrics,
         valkey_metrics,
+        queue_metrics,
         registry: Arc::new(registry),
         fleet_name,
         sumdb: sumdb_names(config),

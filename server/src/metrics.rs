@@ -1,5 +1,6 @@
 //! What the server counts, and the registry that everything is registered with.
 
+mod queue;
 mod valkey;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use storage::Verdict;
 
+pub use queue::QueueMetrics;
 pub use valkey::ValkeyMetrics;
 
 /// Values of the label `kind`.

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::fleet::{Fleet, FleetName};
-use crate::metrics::{ServerMetrics, ValkeyMetrics};
+use crate::metrics::{QueueMetrics, ServerMetrics, ValkeyMetrics};
 use crate::queue::Queue;
 
 /// How long a verdict on readiness stands: probes come from several sides at once, and each
@@ -37,6 +37,8 @@ pub struct AppState {
     pub metrics: Arc<ServerMetrics>,
     /// What is counted about Valkey.
     pub valkey_metrics: Arc<ValkeyMetrics>,
+    /// What is counted about how jobs for later are kept.
+    pub queue_metrics: QueueMetrics,
     /// Everything that is counted, for `/metrics`.
     pub registry: Arc<Registry>,
     /// What the fleet's own requests carry in `Via`.

@@ -16,9 +16,12 @@ pub async fn healthz() -> HttpResponse {
 /// The store can be read and written; otherwise 503 and a line that says what is wrong.
 ///
 /// A Valkey in trouble makes an instance degraded, not unready: it answers every request, and a
-/// fleet without its Valkey must not lose all its instances at once.
+/// fleet without its Valkey must not lose all its instances at once. So does a file of jobs that
+/// cannot be written: nothing but what fails from then on depends on it.
 pub async fn readyz(state: Data<AppState>) -> HttpResponse {
-    let degraded = state.fleet.as_ref().and_then(|fleet| fleet.degraded());
+    let fleet = state.fleet.as_ref().and_then(|fleet| fleet.degraded());
+    let reasons: Vec<String> = fleet.into_iter().chain(state.queue.degraded()).collect();
+    let degraded = (!reasons.is_empty()).then(|| reasons.join("; "));
     match state.readiness.check(&state.warmer).await {
         Ok(()) => HttpResponse::Ok().content_type(PLAIN).body(match degraded {
             None => "ready\n".to_owned(),
@@ -37,6 +40,9 @@ pub async fn metrics(state: Data<AppState>) -> HttpResponse {
     state
         .valkey_metrics
         .sample(fleet.is_some_and(|fleet| fleet.degraded().is_some()));
+    if let Some(queue) = state.queue.view() {
+        state.queue_metrics.sample(&queue);
+    }
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &state.registry) {
         Ok(()) => HttpResponse::Ok()
@@ -51,7 +57,7 @@ pub async fn metrics(state: Data<AppState>) -> HttpResponse {
     }
 }
 
-/// Version, uptime, place in the fleet and the configuration in force, secrets hidden.
+/// Version, uptime, place in the fleet, how jobs for later are kept, and the configuration in force, secrets hidden.
 pub async fn instance(state: Data<AppState>) -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "scope": "instance",
@@ -62,8 +68,14 @@ pub async fn instance(state: Data<AppState>) -> HttpResponse {
             "secret": state.fleet.as_ref().map(|fleet| fleet.secret_source()),
             "secret_known": state.fleet.as_ref().is_some_and(|fleet| fleet.secret().is_set()),
         },
+        "worker": &**state.state_dir.id(),
+        "state_dir": state.state_dir.path(),
+        "queue": state.queue.view(),
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": state.started.elapsed().as_secs(),
         "config": state.config_json,
     }))
 }
+
+#[cfg(test)]
+mod tests;

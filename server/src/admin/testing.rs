@@ -36,7 +36,11 @@ pub(crate) async fn scene() -> Scene {
 
 /// The same with these `--set` assignments.
 pub(crate) async fn scene_with(set: &[&str]) -> Scene {
-    let dir = tempfile::tempdir().unwrap();
+    scene_in(tempfile::tempdir().unwrap(), set).await
+}
+
+/// The same with its spool in `spool` below `dir`, where there may be something already.
+pub(crate) async fn scene_in(dir: TempDir, set: &[&str]) -> Scene {
     let spool = format!("spool.dir={}", dir.path().join("spool").display());
     let base = ["offline=true", "storage=memory://", &spool];
     let flags = Flags {
