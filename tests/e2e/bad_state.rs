@@ -98,13 +98,13 @@ async fn a_damaged_queue_file_is_set_aside() {
     }
 }
 
+async fn open_queue(setup: &Setup) -> LocalQueue {
+    let limits = QueueLimits::default();
+    LocalQueue::open(queue_file(setup), limits, Arc::new(TokioClock)).await
+}
+
 async fn put_into_queue(setup: &Setup, jobs: Vec<NewJob>) {
-    let queue = LocalQueue::open(
-        queue_file(setup),
-        QueueLimits::default(),
-        Arc::new(TokioClock),
-    )
-    .await;
+    let queue = open_queue(setup).await;
     for job in jobs {
         queue.push(&job).await.unwrap();
     }
@@ -168,27 +168,37 @@ async fn a_file_where_the_spool_should_be_is_a_mistake_in_one_line() {
     assert_eq!(lines.count(), 1, "{:?}", exit.stderr);
 }
 
-// A folder stands where the queue's file should be: unusable for root, too.
+// Somebody else has the queue's file: unusable for root, too, until it is let go.
 // acceptance: G6
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_file_that_cannot_be_used_stops_no_client() {
     let upstream = upstream(2000).await;
-    let setup = Setup::before(&upstream).set("fill.retries", "0");
-    std::fs::create_dir_all(queue_file(&setup).join("in-the-way")).unwrap();
+    let setup = with_a_job(&upstream).await;
+    let theirs = open_queue(&setup).await;
     let corral = setup.start().await;
-    corral.get(&file("mod")).await.expect_status(200);
+    corral.get(&file("info")).await.expect_status(200);
     upstream
-        .path(&file("zip"))
+        .path(&file("mod"))
         .next(1, Answer::status(500, "broken"));
-    let reply = corral.get(&file("zip")).await;
+    let reply = corral.get(&file("mod")).await;
     is_own_trouble(&reply);
     is_one_line(&reply);
-    let ready = corral.admin("/readyz").await.expect_status(200);
-    assert!(ready.text().contains("degraded"), "{}", ready.text());
     let failed = [("result", "failed")];
     let failed = corral.metric("corral_retry_pushed_total", &failed).await;
     assert_eq!(failed, 1.0);
+    let ready = corral.admin("/readyz").await.expect_status(200);
+    assert!(ready.text().contains("degraded"), "{}", ready.text());
     assert!(!warnings(&corral, "queue").is_empty(), "{}", corral.log());
+    // From then on everything is as it should be, the old job included.
+    theirs.close().await;
+    wait::until("it has found its job", PATIENCE, async || {
+        let jobs = corral.jobs().await;
+        jobs.iter().any(|job| job["id"] == unit(&file("zip")))
+    })
+    .await;
+    works(&corral, &upstream).await;
+    let ready = corral.admin("/readyz").await.expect_status(200);
+    assert!(!ready.text().contains("degraded"), "{}", ready.text());
 }
 
 /// An instance over a bucket that keeps the fixture's zip and `.mod`, killed.
@@ -237,7 +247,7 @@ async fn a_damaged_kept_file_is_never_served_and_fetched_again() {
         let upstream = upstream(300_000).await;
         let setup = with_kept_files(&upstream, &store).await;
         damage(&kept_zip(&setup));
-        let corral = setup.start().await;
+        let corral = setup.start_unready().await;
         // The other one is whole.
         corral
             .get(&file("mod"))
@@ -279,7 +289,7 @@ async fn an_unreadable_entry_of_what_is_kept_is_set_aside() {
     for entry in &entries {
         std::fs::write(dir.join(entry), r#"{"v":99,"surprise":true}"#).unwrap();
     }
-    let corral = setup.start().await;
+    let corral = setup.start_unready().await;
     wait::until("they are set aside", PATIENCE, async || {
         let aside = files_under(&dir);
         let aside = aside.iter().filter(|(name, _)| name.contains("corrupt"));

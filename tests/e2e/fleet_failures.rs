@@ -160,7 +160,7 @@ async fn jobs_come_back_when_valkey_has_lost_them() {
             module.file_path(V, "mod")
         })
         .collect();
-    let closed = Answer::retry_after(503, "closed for repairs", 8);
+    let closed = Answer::retry_after(503, "closed for repairs", 12);
     scene.upstream.everywhere(Some(closed));
     for (number, path) in paths.iter().enumerate() {
         is_own_trouble(&scene.fleet.corral(number % 3).get(path).await);
@@ -169,6 +169,9 @@ async fn jobs_come_back_when_valkey_has_lost_them() {
     // Gone with all that it knew, and one instance with it.
     scene.fleet.valkey.stop();
     scene.fleet.members[2].corral.kill9().await;
+    for index in [0, 1] {
+        scene.degraded(index, true, PATIENCE).await;
+    }
     scene.fleet.valkey.resume().await;
     scene.upstream.everywhere(None);
     let setup = scene.fleet.corral(2).setup().clone();
@@ -358,7 +361,7 @@ async fn a_rolling_restart_while_the_store_fails_loses_nothing() {
         let member = &mut scene.fleet.members[index];
         member.corral.terminate(PATIENCE).await;
         let setup = member.corral.setup().clone();
-        member.corral = setup.start().await;
+        member.corral = setup.start_unready().await;
         addresses.lock().await[index] = member.corral.addr();
         restarts += 1;
     }

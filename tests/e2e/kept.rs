@@ -113,7 +113,7 @@ async fn kept_files_survive_a_stop_and_a_kill() {
                 corral.terminate(PATIENCE).await;
             }
             upstream.stop();
-            let corral = corral.restart().await;
+            let corral = corral.restart_unready().await;
             keeps(&corral, 3).await;
             for path in &paths {
                 corral.get(path).await.expect_body(&upstream.body(path));
@@ -234,7 +234,10 @@ async fn the_fleet_finds_the_bytes_after_their_instance_was_killed() {
     refuse_all(&store);
     fleet.corral(0).get(&zip).await.expect_body(&body);
     keeps(fleet.corral(0), 1).await;
-    fleet.restart(0).await;
+    let dead = &mut fleet.members[0].corral;
+    dead.kill9().await;
+    let setup = dead.setup().clone();
+    fleet.members[0].corral = setup.start_unready().await;
     keeps(fleet.corral(0), 1).await;
     wait::until("the others get it", PATIENCE, async || {
         fleet.corral(1).get(&zip).await.whole_success()

@@ -251,15 +251,16 @@ async fn a_poison_unit_holds_up_nobody_and_ends_as_a_dead_job() {
         .collect();
     let corral = one_try(&upstream)
         .set("upstreams.first_byte_timeout", "1s")
-        .set("retry.attempts_max", "3")
+        .set("retry.attempts_max", "4")
         .set("retry.concurrency_max", "2")
         .start()
         .await;
     let poison = upstream.path(&file("mod"));
     poison.always(Answer::Silent);
     upstream.everywhere(Some(Answer::status(502, "broken")));
-    let mut requests = vec![Request::get(file("mod"))];
-    requests.extend(paths.iter().map(Request::get));
+    let (addr, target) = (corral.addr(), file("mod"));
+    let poisoned = tokio::spawn(async move { client::get(addr, &target).await });
+    let requests = paths.iter().map(Request::get).collect();
     for reply in client::herd_of(corral.addr(), requests).await {
         is_own_trouble(&reply);
     }
@@ -267,16 +268,19 @@ async fn a_poison_unit_holds_up_nobody_and_ends_as_a_dead_job() {
     for path in &paths {
         corral.stored(path, &upstream.body(path)).await;
     }
-    // Three attempts by the queue, and one before it.
+    is_own_trouble(&poisoned.await.unwrap());
     wait::until("the poison is given up", PATIENCE, async || {
+        // Its pauses have grown; how long they are is not what is shown here.
+        corral.run_all_jobs().await;
         corral.dead_jobs().await.len() == 1
     })
     .await;
-    fetched(&poison, 4);
+    // Four attempts by the queue, and one before it.
+    fetched(&poison, 5);
     let dead = corral.dead_jobs().await.remove(0);
     assert_eq!(job_id(&dead), unit(&file("mod")));
     let history = dead["last_error"].as_str().unwrap();
-    for attempt in ["#3", "#2", "#1"] {
+    for attempt in ["#4", "#3", "#2", "#1"] {
         assert!(history.contains(attempt), "{history}");
     }
     // A client who asks still learns why, at no more cost than before.

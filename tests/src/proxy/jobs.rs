@@ -53,19 +53,15 @@ impl Corral {
 
     /// Orders all jobs that wait to be made now; those that are being worked on stay as they are.
     pub async fn run_all_jobs(&self) {
-        for job in self.jobs().await {
-            if let Some(id) = job["id"].as_str().filter(|_| job["state"] == "queued") {
-                self.run_job(id).await;
-            }
-        }
+        let order = Request::new("POST", "/admin/v1/retries/run").body(r#"{"all": true}"#);
+        meant(order).send(self.admin_addr()).await;
     }
 
     /// Sends an order to the admin listener, with the header that says it is meant.
     pub async fn order(&self, method: &str, path: &str) -> Reply {
-        let order = Request::new(method, path)
-            .header("Corral-Action", "1")
-            .header("Content-Type", "application/json");
-        order.send(self.admin_addr()).await
+        meant(Request::new(method, path))
+            .send(self.admin_addr())
+            .await
     }
 
     async fn all_items(&self, list: &str) -> Vec<serde_json::Value> {
@@ -87,6 +83,13 @@ impl Corral {
         }
         panic!("{list} has no end");
     }
+}
+
+/// Adds the header without which nothing is changed.
+fn meant(order: Request) -> Request {
+    order
+        .header("Corral-Action", "1")
+        .header("Content-Type", "application/json")
 }
 
 /// Percent-encodes everything that is not plain in a path.
