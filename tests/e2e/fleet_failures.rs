@@ -17,6 +17,9 @@ use crate::fixtures::{M, V, fetched, file, is_own_trouble};
 use crate::fleet_scene::Scene;
 use crate::retries::unit;
 
+/// Journals are held against the shared queue this often at least, and then some.
+const RECONCILED_WITHIN: Duration = Duration::from_secs(60);
+
 async fn fetch_jobs_attempts(fleet: &mut Fleet) -> f64 {
     let fetches = [("kind", "fetch")];
     fleet.metric("corral_retry_attempts_total", &fetches).await
@@ -176,9 +179,17 @@ async fn jobs_come_back_when_valkey_has_lost_them() {
     scene.upstream.everywhere(None);
     let setup = scene.fleet.corral(2).setup().clone();
     scene.fleet.members[2].corral = setup.start().await;
-    for path in &paths {
-        scene.fleet.stored(path, &scene.upstream.body(path)).await;
-    }
+    // An outage too short to be noticed by the queue is found when journals are next compared.
+    let body = |path: &String| scene.upstream.body(path);
+    wait::until("all are stored", RECONCILED_WITHIN, async || {
+        let store = scene.fleet.store_dir();
+        let is_stored = |path: &String| {
+            let file = store.join(path.trim_start_matches('/'));
+            std::fs::read(file).is_ok_and(|stored| stored == body(path))
+        };
+        paths.iter().all(is_stored)
+    })
+    .await;
     no_jobs_are_left(&scene.fleet).await;
     for path in &paths {
         // Once by its client; once by its job, and once more at most where two instances brought

@@ -35,7 +35,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     // Upstream asks for a pause in which the queue is filled and weighed; after it, the jobs are
     // due by themselves, as they came.
-    let (jobs, pause_s) = if bench.quick { (500, 6) } else { (10_000, 60) };
+    let (jobs, pause_s) = if bench.quick { (500, 20) } else { (10_000, 60) };
     let upstream = upstream(upstreams).await?;
     let paths: Vec<_> = (0..jobs)
         .map(|number| put_mod(&upstream, "backlog", number))
@@ -66,7 +66,7 @@ pub(super) async fn run(
     let full = memory();
     ensure!(
         upstream.requests() == jobs as u64,
-        "the first jobs were due before the queue was full"
+        "the first jobs were due before the queue was full, after {filled:.1?}"
     );
     upstream.everywhere(None);
     say(&format!(
