@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::SpoolLimits;
 use crate::error::Error;
 use crate::instance_dir::{InstanceDir, available_bytes};
 
@@ -18,6 +17,30 @@ const MEASURED_EVERY: Duration = Duration::from_secs(1);
 
 /// The longest that a fill waits for that answer before it goes by the last one.
 const MEASURING_MAX: Duration = Duration::from_millis(100);
+
+/// How much the spool may take of its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpoolLimits {
+    /// Most bytes of all spool files of this process, kept ones included. `spool.bytes_max`,
+    /// default 10 GiB.
+    pub bytes_max: u64,
+    /// What the file system must have left besides; a new file that would take of it is refused.
+    /// `spool.free_bytes_min`, default 256 MiB; 0 lets the disk fill up.
+    pub free_bytes_min: u64,
+    /// How much of `bytes_max` may be kept for a store that does not take it, in percent; the
+    /// rest stays free for new fills. `spool.kept_percent_max`, default 50; 0 keeps nothing.
+    pub kept_percent_max: u32,
+}
+
+impl Default for SpoolLimits {
+    fn default() -> Self {
+        Self {
+            bytes_max: 10 << 30,
+            free_bytes_min: 256 << 20,
+            kept_percent_max: 50,
+        }
+    }
+}
 
 /// What all spool files of this process take, and may take.
 #[derive(Debug)]
@@ -134,6 +157,7 @@ impl Budget {
         }
     }
 
+    /// Takes `bytes` more, if the budget and the disk have room for them.
     fn promise(&self, bytes: u64) -> Result<(), Error> {
         let taken = self
             .used_bytes
