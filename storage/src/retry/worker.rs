@@ -54,6 +54,9 @@ const STUCK_AFTER: Duration = Duration::from_secs(5);
 /// How long a job that was put back waits: this, and up to as much again.
 const PUT_BACK: Duration = Duration::from_secs(60);
 
+/// How long one call of the queue may take.
+const CALL_MAX: Duration = Duration::from_secs(2);
+
 /// The least time between two warnings.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -125,7 +128,8 @@ impl Worker {
         let mut missed = false;
         while !self.winding_down.is_cancelled() {
             let queue = self.core.retries.queue();
-            match queue.next_due(self.core.retries.worker()).await {
+            let next = self.within(queue.next_due(self.core.retries.worker()));
+            match next.await {
                 Ok(Some(Duration::ZERO)) if missed => {
                     missed = false;
                     self.pause(MISSED_PAUSE).await;
@@ -145,6 +149,15 @@ impl Worker {
                 Err(error) => self.queue_failed("asking for jobs", &error).await,
             }
         }
+    }
+
+    /// Bounds a call of the queue: a stopping process waits for it.
+    async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<T, LeaseError>>,
+    ) -> Result<T, LeaseError> {
+        let answer = lease::timeout(&*self.core.clock, CALL_MAX, call).await;
+        answer.unwrap_or_else(|| Err(LeaseError::unavailable("no answer in time")))
     }
 
     async fn pause(&self, pause: Duration) {
@@ -178,7 +191,8 @@ impl Worker {
         let taken = retries
             .queue()
             .take(retries.worker(), free.len(), VISIBILITY);
-        let jobs = taken.await?;
+        let jobs = self.within(taken).await?;
+        let since = self.core.clock.now();
         let count = jobs.len();
         let (fresh, repeated): (Vec<_>, Vec<_>) = jobs
             .into_iter()
@@ -207,7 +221,7 @@ impl Worker {
                 true => Duration::ZERO,
                 false => PUT_BACK + self.core.clock.jitter(PUT_BACK),
             };
-            self.settle(job, Run::NotTried(due_in))
+            self.settle(job, since, Run::NotTried(due_in))
         });
         join_all(settling).await;
         Ok(count)
@@ -246,6 +260,7 @@ impl Worker {
     /// Runs one job and settles it.
     async fn handle(self: Arc<Self>, job: TakenJob, ticket: Ticket) {
         let queue = self.core.retries.queue();
+        let since = self.core.clock.now();
         let mut working = AssertUnwindSafe(self.work(&job, ticket))
             .catch_unwind()
             .boxed();
@@ -260,7 +275,8 @@ impl Worker {
                 () = self.core.clock.sleep(EXTEND_EVERY) => {
                     // Not heard, or out of date: then another worker may do it as well, and the
                     // flight is shared or finds it done.
-                    if let Err(error) = queue.extend(&job.receipt, VISIBILITY).await {
+                    let extending = self.within(queue.extend(&job.receipt, VISIBILITY));
+                    if let Err(error) = extending.await {
                         tracing::debug!(job = %job.info.id, %error, "a job could not be kept");
                     }
                 }
@@ -268,7 +284,7 @@ impl Worker {
         };
         // Whoever was told to stop in the middle of it lets go of it first.
         drop(working);
-        self.settle(&job, run).await;
+        self.settle(&job, since, run).await;
     }
 
     fn internal(&self, job: &TakenJob) -> Error {

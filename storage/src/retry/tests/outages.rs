@@ -88,6 +88,23 @@ async fn an_idle_worker_asks_at_most_once_a_second() {
     assert!(queue.calls(QueueOp::NextDue) <= asked + 61);
 }
 
+// acceptance: B16
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_never_answers_holds_up_no_shutdown() {
+    for op in [QueueOp::NextDue, QueueOp::Take, QueueOp::Retry] {
+        let mut scene = paused_scene();
+        let queue = faulty(&mut scene);
+        scene.upstream.serve(INFO_PATH, Reply::failure());
+        let instance = started(&scene, "a");
+        queue.next(op, usize::from(u16::MAX), Fault::Hangs);
+        instance.read(&key(INFO_PATH)).await.unwrap_err();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let stopping = instance.warmer.shutdown(Duration::from_secs(1));
+        let bound = Duration::from_secs(12);
+        tokio::time::timeout(bound, stopping).await.unwrap();
+    }
+}
+
 // acceptance: B16; fault: 8
 #[tokio::test(start_paused = true)]
 async fn a_long_job_is_kept_and_not_done_twice() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lease::{Settled, TakenJob};
+use tokio::time::Instant;
 
 use super::Worker;
 use crate::retry::decision::{Run, Standing, Verdict, decide};
@@ -14,21 +15,19 @@ use crate::warmer::causes;
 const SETTLE_TRIES: u32 = 3;
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long one telling may take: behind it a stopping process waits.
-const SETTLE_MAX: Duration = Duration::from_secs(2);
-
 impl Worker {
-    /// Tells the queue what became of a job.
-    pub(super) async fn settle(&self, job: &TakenJob, run: Run) {
+    /// Tells the queue what became of a job that was taken at `since`.
+    pub(super) async fn settle(&self, job: &TakenJob, since: Instant, run: Run) {
         let (core, info) = (&self.core, &job.info);
         let told = history::attempts_in(info.last_error.as_deref());
         let kind = JobKind::parse(&info.kind);
+        let ran_for = core.clock.now().saturating_duration_since(since);
         let standing = Standing {
             // Nobody asks for the kind of a job that makes no sense.
             kind: kind.unwrap_or(JobKind::Fetch),
             // Another life has its own numbers: the queue counts what was taken in it.
             attempt: told.saturating_add(1).min(info.attempts.max(1)),
-            deadline_in: info.deadline_in,
+            deadline_in: info.deadline_in.saturating_sub(ran_for),
         };
         let verdict = decide(&run, standing, &core.config.retry);
         let text = match &run {
@@ -82,15 +81,15 @@ impl Worker {
                     Verdict::Bury => queue.bury(receipt, history).await,
                 }
             };
-            let told = lease::timeout(&*self.core.clock, SETTLE_MAX, telling).await;
-            match told {
-                Some(Ok(Settled::Settled)) => return true,
-                Some(Ok(Settled::Stale)) => {
+            match self.within(telling).await {
+                Ok(Settled::Settled) => return true,
+                // An earlier telling may have been heard, and only its answer lost.
+                Ok(Settled::Stale) if left + 1 < SETTLE_TRIES => return true,
+                Ok(Settled::Stale) => {
                     tracing::debug!(job = %job.info.id, "a job was taken from us meanwhile");
                     return false;
                 }
-                Some(Err(error)) => tracing::debug!(job = %job.info.id, %error, "not settled"),
-                None => tracing::debug!(job = %job.info.id, "not settled in time"),
+                Err(error) => tracing::debug!(job = %job.info.id, %error, "not settled"),
             }
             if left == 0 || self.stop.is_cancelled() {
                 break;
