@@ -8,6 +8,7 @@ mod fetches;
 mod modes;
 mod outages;
 mod sources;
+mod uploads;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,104 @@
+//! Jobs that upload what the store did not take.
+
+use lease::JobState;
+use tokio::time::Instant;
+
+use super::*;
+use crate::store::{Fault, Faults, Operation};
+
+const UPLOADS: usize = 20;
+
+/// An instance whose store takes nothing, and which keeps [`UPLOADS`] files for it.
+async fn keeping(scene: &Scene, change: impl FnOnce(&mut WarmerConfig)) -> (Arc<Instance>, Faults) {
+    let faults = Faults::new();
+    faults.inject(Operation::Create, .., Fault::Refuse);
+    let builder = scene.instance("a").config(change);
+    let store = scene.store.with_faults(&faults);
+    let instance = Arc::new(builder.store(store).start());
+    for index in 0..UPLOADS {
+        let (path, body) = info_of(&format!("m{index}"));
+        scene.upstream.serve(&path, Reply::body(body));
+        assert_eq!(instance.read(&key(&path)).await.unwrap(), body);
+    }
+    instance.settled().await;
+    (instance, faults)
+}
+
+async fn all_stored(scene: &Scene) {
+    for index in 0..UPLOADS {
+        stored(scene, &info_of(&format!("m{index}")).0).await;
+    }
+}
+
+// acceptance: G6; fault: 24
+#[tokio::test(start_paused = true)]
+async fn uploads_wait_for_the_store_and_the_first_that_succeeds_hurries_the_others() {
+    let scene = paused_scene();
+    let (instance, faults) = keeping(&scene, |config| config.retry.attempts_max = 2).await;
+    // Far more failures than a fetch may have, and delays that have grown to their longest.
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert!(ran(&instance, "upload", "failed") > 2 * UPLOADS as u64);
+    assert_eq!(ran(&instance, "upload", "dead"), 0);
+    for job in jobs(&scene, false).await {
+        assert!(job.info.id.as_str().starts_with("upload:"));
+        if let JobState::Queued { due_in } = job.state {
+            assert!(due_in <= Duration::from_secs(60));
+        }
+    }
+    faults.heal();
+    until("the first", || ran(&instance, "upload", "done") > 0).await;
+    let first = Instant::now();
+    until("all", || ran(&instance, "upload", "done") == UPLOADS as u64).await;
+    assert!(
+        first.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        first.elapsed()
+    );
+    all_stored(&scene).await;
+    no_jobs(&scene).await;
+    // Nobody asked upstream for them again.
+    assert_eq!(scene.upstream.fetches_in_all(), UPLOADS);
+}
+
+// acceptance: G6
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_is_given_up_keeps_its_bytes_for_another_life() {
+    let scene = paused_scene();
+    let (instance, faults) = keeping(&scene, |config| {
+        config.retry.deadline = Duration::from_secs(300);
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    assert_eq!(ran(&instance, "upload", "dead"), UPLOADS as u64);
+    no_jobs(&scene).await;
+    faults.heal();
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    let (path, body) = info_of("m0");
+    assert!(scene.store.lookup(&path).await.unwrap().is_none());
+    assert_eq!(instance.read(&key(&path)).await.unwrap(), body);
+    for job in jobs(&scene, true).await {
+        scene.queue.requeue(&job.info.id).await.unwrap();
+    }
+    all_stored(&scene).await;
+    assert_eq!(scene.upstream.fetches_in_all(), UPLOADS);
+}
+
+// acceptance: G6
+#[tokio::test(start_paused = true)]
+async fn a_fetch_whose_bytes_are_kept_is_done_for_its_job() {
+    let scene = paused_scene();
+    let faults = Faults::new();
+    faults.inject(Operation::Create, .., Fault::Refuse);
+    scene.upstream.serve_next(INFO_PATH, Reply::failure());
+    scene.upstream.serve(INFO_PATH, Reply::body(INFO));
+    let builder = scene.instance("a").config(|config| config.retries = 0);
+    let instance = builder.store(scene.store.with_faults(&faults)).start();
+    instance.read(&key(INFO_PATH)).await.unwrap_err();
+    until("the job", || ran(&instance, "fetch", "done") == 1).await;
+    assert_eq!(instance.read(&key(INFO_PATH)).await.unwrap(), INFO);
+    assert_eq!(scene.upstream.fetches(INFO_PATH), 2);
+    faults.heal();
+    stored(&scene, INFO_PATH).await;
+    no_jobs(&scene).await;
+    assert_eq!(scene.upstream.fetches(INFO_PATH), 2);
+}
