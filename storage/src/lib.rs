@@ -66,7 +66,7 @@ pub use relay::{
     Relaying, Verified,
 };
 pub use remembered::{Remembered, RememberedClass, RememberedPage, RememberedQuery};
-pub use retry::{Delays, RetryPolicy};
+pub use retry::{Delays, RetryPolicy, unit_of_job};
 pub use spool::{FillState, Filling, FillingWriter, HELD_BACK_BYTES, Spool, SpoolLimits};
 pub use state_dir::StateDir;
 pub use store::{ArtifactStore, ByteStream, Created, Source, StoreOptions, Stored, StoredBody};

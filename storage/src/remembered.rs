@@ -46,6 +46,8 @@ pub struct Remembered {
     pub retry_after: Option<Duration>,
     /// The internal address of the instance that keeps the bytes; `None` for all other kinds.
     pub address: Option<String>,
+    /// How many bytes that instance keeps; `None` for all other kinds.
+    pub bytes: Option<u64>,
     /// How long it is still remembered.
     pub expires_in: Duration,
 }
@@ -82,6 +84,8 @@ struct Line {
     retry_after_ms: Option<u64>,
     #[serde(default)]
     address: Option<String>,
+    #[serde(default)]
+    len: Option<u64>,
 }
 
 impl Remembered {
@@ -91,6 +95,7 @@ impl Remembered {
             text: "written by another version".to_owned(),
             retry_after_ms: None,
             address: None,
+            len: None,
         });
         let class = match line.kind.as_str() {
             "not_found" | "gone" => RememberedClass::Negative,
@@ -103,6 +108,7 @@ impl Remembered {
             text: line.text,
             retry_after: line.retry_after_ms.map(Duration::from_millis),
             address: line.address,
+            bytes: line.len,
             expires_in: record.expires_in,
         }
     }

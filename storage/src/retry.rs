@@ -15,6 +15,7 @@ mod tests;
 mod worker;
 
 pub use backoff::{Delays, RetryPolicy};
+pub use jobs::unit_of_job;
 pub(crate) use jobs::{Job, JobKind};
 pub(crate) use retries::{Retries, RetriesParts};
 pub(crate) use worker::{Worker, WorkerParts, sample_queue};

@@ -16,11 +16,6 @@ use super::reply::{lease_error, refusal};
 use super::request::{ListQuery, Page, one, remote, whole_ms};
 use crate::state::AppState;
 
-/// The kind of a job that writes kept bytes to the store.
-const UPLOAD: &str = "upload";
-/// What the id of such a job has before the unit.
-const UPLOAD_PREFIX: &str = "upload:";
-
 /// Which of a queue's two shelves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shelf {
@@ -108,14 +103,10 @@ impl From<JobView> for JobItem {
     fn from(view: JobView) -> Self {
         let JobView { info, state } = view;
         let id = info.id.as_str();
-        let unit = match &*info.kind {
-            UPLOAD => id.strip_prefix(UPLOAD_PREFIX).unwrap_or(id),
-            _ => id,
-        };
         let mut item = Self {
             id: id.to_owned(),
             kind: info.kind.to_string(),
-            unit: unit.to_owned(),
+            unit: storage::unit_of_job(&info.kind, id).to_owned(),
             state: String::new(),
             attempts: info.attempts,
             age_ms: whole_ms(info.age),

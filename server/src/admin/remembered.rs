@@ -30,6 +30,8 @@ pub struct RememberedItem {
     pub retry_after_ms: Option<u64>,
     /// The internal address of the instance that has the bytes; `null` unless `spooled`.
     pub address: Option<String>,
+    /// How many bytes it has; `null` unless `spooled`.
+    pub bytes: Option<u64>,
     /// Milliseconds until it is forgotten by itself.
     pub expires_in_ms: u64,
 }
@@ -42,6 +44,7 @@ impl From<Remembered> for RememberedItem {
             text: remembered.text,
             retry_after_ms: remembered.retry_after.map(whole_ms),
             address: remembered.address,
+            bytes: remembered.bytes,
             expires_in_ms: whole_ms(remembered.expires_in),
         }
     }

@@ -4,7 +4,7 @@ use super::admin_client::AdminClient;
 use super::listing::{self, ListArgs, Listing, one};
 use super::orders::{Which, Words, give};
 use super::session::{Console, Failure};
-use super::table::{pairs, printable, span, table};
+use super::table::{pairs, printable, size, span, table};
 use crate::admin::remembered::RememberedItem;
 
 /// What is said of units that were forgotten.
@@ -57,9 +57,10 @@ fn rows(listing: &Listing<RememberedItem>, console: &Console<'_>) -> String {
 }
 
 fn answer(item: &RememberedItem) -> String {
-    match &item.address {
-        Some(address) => format!("from {address}"),
-        None => item.text.clone(),
+    match (&item.address, item.bytes) {
+        (Some(address), Some(bytes)) => format!("{} from {address}", size(bytes)),
+        (Some(address), None) => format!("from {address}"),
+        _ => item.text.clone(),
     }
 }
 

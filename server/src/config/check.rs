@@ -42,6 +42,7 @@ pub(super) fn check(loaded: &mut Loaded, mistakes: &mut Vec<Mistake>) {
     check_fleet_secret(loaded, mistakes);
     check_order(loaded, mistakes);
     check_l1_ttl(loaded);
+    check_retry_concurrency(loaded);
     let config = &loaded.config;
     if !config.admin_listen.ip().is_loopback() && config.admin.token.is_none() {
         loaded.notices.push(Notice::warning(format!(
@@ -195,6 +196,19 @@ fn check_l1_ttl(loaded: &mut Loaded) {
             format_duration(l1_ttl),
             format_duration(ttl),
             format_duration(ttl / 2)
+        )));
+    }
+}
+
+/// Jobs never get more than a quarter of the fills; who asks for more should know that.
+fn check_retry_concurrency(loaded: &mut Loaded) {
+    let quarter = (loaded.config.fill.concurrency_max / 4).max(1);
+    let jobs = loaded.config.retry.concurrency_max;
+    if loaded.is_explicit("retry.concurrency_max") && jobs > quarter {
+        loaded.notices.push(Notice::warning(format!(
+            "retry.concurrency_max = {jobs}: more than a quarter of fill.concurrency_max = {}, so \
+             at most {quarter} jobs run at once",
+            loaded.config.fill.concurrency_max
         )));
     }
 }

@@ -722,6 +722,28 @@ fn what_contradicts_itself_is_a_mistake_only_if_both_are_set() {
 }
 
 #[test]
+fn jobs_get_a_quarter_of_the_fills_and_who_asks_for_more_is_told() {
+    let said = |pairs: &[&str]| {
+        let loaded = set(pairs).unwrap();
+        let warnings = warnings(&loaded);
+        warnings.iter().any(|text| text.contains("at most 8 jobs"))
+    };
+    assert!(said(&[
+        "fill.concurrency_max=32",
+        "retry.concurrency_max=9"
+    ]));
+    for fine in [
+        ["fill.concurrency_max=32", "retry.concurrency_max=8"].as_slice(),
+        // The default is cut without a word.
+        &["fill.concurrency_max=32"],
+        // Switched off altogether, its keys are idle and no mistake.
+        &["fill.on_failure=drop", "retry.attempts_max=3"],
+    ] {
+        assert!(!said(fine), "{fine:?}");
+    }
+}
+
+#[test]
 fn what_is_not_built_yet_is_said() {
     let notes = |mode: &str| set(&[mode]).unwrap().notices.len();
     assert_eq!(notes("verify.mode=sumdb"), 1);

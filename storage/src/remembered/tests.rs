@@ -91,6 +91,7 @@ async fn absences_and_failures_are_told_apart() {
     assert_eq!(items[0].text, "too slow");
     assert_eq!(items[0].retry_after, Some(Duration::from_secs(2)));
     assert_eq!(items[1].address.as_deref(), Some("10.0.0.7:8072"));
+    assert_eq!(items[1].bytes, Some(7));
 
     let one = warmer.remembered_of("a@v1.info").await.unwrap().unwrap();
     assert_eq!(one.class, RememberedClass::Negative);

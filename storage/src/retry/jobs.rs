@@ -46,6 +46,14 @@ impl JobKind {
     }
 }
 
+/// The unit that a job is about, for those who list jobs.
+pub fn unit_of_job<'a>(kind: &str, id: &'a str) -> &'a str {
+    match JobKind::parse(kind) {
+        Some(JobKind::Upload) => id.strip_prefix(UPLOAD_PREFIX).unwrap_or(id),
+        _ => id,
+    }
+}
+
 /// One job for the worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Job {

@@ -82,6 +82,7 @@ async fn absences_and_failures_are_listed_apart() {
             "text": "no such tag",
             "retry_after_ms": null,
             "address": null,
+            "bytes": null,
             "expires_in_ms": null,
         })
     );

@@ -40,7 +40,7 @@ async fn what_is_remembered_is_listed_and_shown() {
     listener.remember(UNIT, absent).await;
     let busy = json!({ "kind": "throttled", "text": "busy", "retry_after_ms": 2_500 });
     listener.remember("f@v1.zip", busy).await;
-    let kept = json!({ "kind": "spooled", "address": "10.0.0.7:8072", "token": "hush" });
+    let kept = json!({ "kind": "spooled", "address": "10.0.0.7:8072", "token": "hush", "len": 7 });
     listener.remember("k@v1.zip", kept).await;
 
     let ran = listener.run("negatives").await;
@@ -56,7 +56,7 @@ async fn what_is_remembered_is_listed_and_shown() {
     assert_eq!(lines[3], "1 unit of this instance");
     let ran = listener.run("failures list").await;
     assert!(ran.out.contains("k@v1.zip  spooled "), "{ran:?}");
-    assert!(ran.out.contains("  from 10.0.0.7:8072\n"), "{ran:?}");
+    assert!(ran.out.contains("  7 B from 10.0.0.7:8072\n"), "{ran:?}");
     assert!(ran.out.ends_with("2 units of this instance\n"), "{ran:?}");
 
     let ran = listener.run("failures show f@v1.zip").await;
