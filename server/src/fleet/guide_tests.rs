@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use bytes::Bytes;
 use lease::testing::{ServerKind, TestServer};
-use lease::{Acquire, Holder, LeaseKey, LeaseQuery, Outcome, Progress};
+use lease::{
+    Acquire, Backup, Changed, DelayQueue, Holder, JobId, JobQuery, JobRef, JobSerial, LeaseKey,
+    LeaseQuery, NewJob, Outcome, Progress, Pushed, QueueLimits, Restored, Review, Settled,
+};
 
 use super::tests::{PATIENCE, fleet};
 use crate::admin::testing::scene_with;
@@ -169,6 +173,8 @@ async fn its_permissions_are_enough() {
         );
         assert_eq!(records.list("", None, 9).await.unwrap().records.len(), 1);
         assert!(records.delete("k").await.unwrap());
+        let queue = fleet(&scene).valkey().queue(QueueLimits::default());
+        every_order(&*queue).await;
         let (_, text) = scene.get("/metrics").await;
         let failed = text.as_str().unwrap().lines().find(|line| {
             let names = [
@@ -181,4 +187,59 @@ async fn its_permissions_are_enough() {
         let denied = server.command("ACL LOG");
         assert_eq!(denied, "*0\r\n", "{kind:?}");
     }
+}
+
+/// Takes a job through everything that can become of it.
+async fn every_order(queue: &dyn DelayQueue) {
+    let id = JobId::new("example.com/m@v1.0.0.zip").unwrap();
+    let mut job = NewJob::new(id.clone(), "fetch", Bytes::new());
+    // Nobody who runs takes it.
+    job.owner = Some("not-there".into());
+    let take = async || {
+        let mut taken = queue.take("not-there", 1, PATIENCE).await.unwrap();
+        taken.remove(0).receipt
+    };
+    assert_eq!(queue.push(&job).await.unwrap(), Pushed::Queued);
+    assert!(queue.next_due("not-there").await.unwrap().is_some());
+    let receipt = take().await;
+    assert_eq!(
+        queue.extend(&receipt, PATIENCE).await.unwrap(),
+        Settled::Settled
+    );
+    let retried = queue.retry(&receipt, PATIENCE, "why").await.unwrap();
+    assert_eq!(retried, Settled::Settled);
+    assert_eq!(queue.run_now(&id).await.unwrap(), Changed::Changed);
+    let buried = queue.bury(&take().await, "why").await.unwrap();
+    assert_eq!(buried, Settled::Settled);
+    let dead = JobQuery {
+        dead: true,
+        ..JobQuery::default()
+    };
+    assert_eq!(queue.list(&dead).await.unwrap().jobs.len(), 1);
+    assert_eq!(queue.stats().await.unwrap().dead, 1);
+    assert_eq!(queue.requeue(&id).await.unwrap(), Changed::Changed);
+    assert_eq!(queue.ack(&take().await).await.unwrap(), Settled::Settled);
+    let of = JobRef {
+        id: id.clone(),
+        serial: job.serial,
+    };
+    assert_eq!(queue.review(&[of]).await.unwrap(), [Review::Done]);
+    job.serial = JobSerial::random();
+    let backup = Backup {
+        age: PATIENCE,
+        pushed_ago: PATIENCE,
+        attempts: 1,
+        last_error: Some("why".into()),
+        dead: false,
+        job,
+    };
+    assert_eq!(queue.restore(&backup).await.unwrap(), Restored::Added);
+    let done = JobRef {
+        id: id.clone(),
+        serial: backup.job.serial,
+    };
+    queue.finish(&[done.into()]).await.unwrap();
+    queue.restore(&backup).await.unwrap();
+    queue.drop_job(&id).await.unwrap();
+    assert!(queue.get(&id).await.unwrap().is_none());
 }
