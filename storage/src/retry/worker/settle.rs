@@ -62,14 +62,14 @@ impl Worker {
                 tracing::warn!(job = %id, attempt, error = %text, "a job is given up");
             }
         }
-        if self.tell(job, &verdict, &history).await {
-            core.metrics
-                .count_job(kind.map_or("unknown", JobKind::as_str), outcome);
-        }
+        // Before the queue knows: whoever sees there that it has ended finds it counted.
+        core.metrics
+            .count_job(kind.map_or("unknown", JobKind::as_str), outcome);
+        self.tell(job, &verdict, &history).await;
     }
 
-    /// Tells the queue, several times if it does not answer; returns whether it knows.
-    async fn tell(&self, job: &TakenJob, verdict: &Verdict, history: &str) -> bool {
+    /// Tells the queue, several times if it does not answer.
+    async fn tell(&self, job: &TakenJob, verdict: &Verdict, history: &str) {
         let (queue, receipt) = (self.core.retries.queue(), &job.receipt);
         for left in (0..SETTLE_TRIES).rev() {
             let telling = async {
@@ -82,12 +82,11 @@ impl Worker {
                 }
             };
             match self.within(telling).await {
-                Ok(Settled::Settled) => return true,
-                // An earlier telling may have been heard, and only its answer lost.
-                Ok(Settled::Stale) if left + 1 < SETTLE_TRIES => return true,
+                Ok(Settled::Settled) => return,
+                // Or an earlier telling was heard, and only its answer lost.
                 Ok(Settled::Stale) => {
                     tracing::debug!(job = %job.info.id, "a job was taken from us meanwhile");
-                    return false;
+                    return;
                 }
                 Err(error) => tracing::debug!(job = %job.info.id, %error, "not settled"),
             }
@@ -106,6 +105,5 @@ impl Worker {
                 "the queue did not take a job's end; the job comes back and is looked at again"
             );
         }
-        false
     }
 }
