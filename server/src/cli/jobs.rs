@@ -29,7 +29,8 @@ pub(super) fn words(done: &'static str) -> Words {
     Words {
         field: "id",
         done,
-        things: "jobs",
+        one: "job",
+        many: "jobs",
     }
 }
 
@@ -124,8 +125,19 @@ fn due(item: &JobItem) -> String {
     }
 }
 
+/// The newest error alone; a table has no room for a history.
 fn last_error(item: &JobItem) -> String {
-    item.last_error.clone().unwrap_or_else(|| "-".to_owned())
+    let newest = history(item).next();
+    newest.unwrap_or_else(|| "-".to_owned())
+}
+
+/// The errors of the attempts, the newest first: `#2 …; #1 …`, taken apart.
+fn history(item: &JobItem) -> impl Iterator<Item = String> {
+    let errors = item.last_error.iter().flat_map(|text| text.split("; #"));
+    errors.enumerate().map(|(i, error)| match i {
+        0 => error.to_owned(),
+        _ => format!("#{error}"),
+    })
 }
 
 fn details(item: &JobItem) -> String {
@@ -153,7 +165,9 @@ fn details(item: &JobItem) -> String {
     lines.push(("deadline in", span(item.deadline_in_ms)));
     let owner = item.owner.clone();
     lines.push(("owner", owner.unwrap_or_else(|| "any instance".to_owned())));
-    lines.push(("last error", last_error(item)));
+    for (i, error) in history(item).enumerate() {
+        lines.push((if i == 0 { "errors" } else { "" }, error));
+    }
     pairs(&lines)
 }
 
@@ -166,6 +180,7 @@ pub(super) async fn drop_jobs(
     as_json: bool,
     console: &mut Console<'_>,
 ) -> Result<u8, Failure> {
+    let dropped = words("dropped");
     if !args.yes {
         let question = match &args.which.name {
             Some(id) => {
@@ -178,25 +193,24 @@ pub(super) async fn drop_jobs(
             None => {
                 let filter = args.which.filter.as_deref();
                 let found = Listing::<JobItem>::read(client, resource, filter, COUNTED_MAX).await?;
-                let (count, those) = (found.items.len(), args.which.those("jobs"));
-                if count == 0 {
-                    writeln!(console.out, "no {those}")?;
+                let those = args.which.those(found.items.len() as u64, &dropped);
+                if found.items.is_empty() {
+                    writeln!(console.out, "{those}: nothing was changed")?;
                     return Ok(0);
                 }
-                format!("Drop {count} {those}? {}", price(&found.items))
+                format!("Drop {those}? {}", price(&found.items))
             }
         };
         if let Err(code) = console.confirmed(&question, "say --yes")? {
             return Ok(code);
         }
     }
-    let words = words("dropped");
     give(
         client,
         resource,
         "drop",
         &args.which,
-        &words,
+        &dropped,
         as_json,
         console,
     )

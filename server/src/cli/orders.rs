@@ -23,11 +23,12 @@ pub struct Which {
 }
 
 impl Which {
-    /// What many an order is about, in words.
-    pub(super) fn those(&self, things: &str) -> String {
+    /// How many an order is about, in words: `3 jobs with "x" in the name`.
+    pub(super) fn those(&self, count: u64, words: &Words) -> String {
+        let things = if count == 1 { words.one } else { words.many };
         match self.filter.as_deref() {
-            Some(filter) => format!("{things} with {:?} in the name", printable(filter)),
-            None => things.to_owned(),
+            Some(filter) => format!("{count} {things} with {:?} in the name", printable(filter)),
+            None => format!("{count} {things}"),
         }
     }
 }
@@ -38,8 +39,10 @@ pub(super) struct Words {
     pub(super) field: &'static str,
     /// What became of it, such as `dropped`.
     pub(super) done: &'static str,
-    /// What many are called.
-    pub(super) things: &'static str,
+    /// What one is called.
+    pub(super) one: &'static str,
+    /// What any other number is called.
+    pub(super) many: &'static str,
 }
 
 /// Gives `verb` of `resource` about what `which` says, and prints what came of it.
@@ -100,11 +103,11 @@ pub(super) async fn give(
             writeln!(console.out, "{answer:#}")?;
         }
         false => {
-            let those = which.those(words.things);
-            write!(console.out, "{}: {changed} {those}", words.done)?;
+            let those = which.those(changed, words);
+            write!(console.out, "{}: {those}", words.done)?;
             match skipped {
                 0 => writeln!(console.out)?,
-                _ => writeln!(console.out, "; {skipped} were left as they are")?,
+                _ => writeln!(console.out, "; left as they are: {skipped}")?,
             }
         }
     }

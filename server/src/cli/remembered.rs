@@ -11,7 +11,8 @@ use crate::admin::remembered::RememberedItem;
 const FORGOTTEN: Words = Words {
     field: "unit",
     done: "forgotten",
-    things: "units",
+    one: "unit",
+    many: "units",
 };
 
 /// Shows one of the two lists; `empty` is what there is nothing of.
@@ -60,7 +61,8 @@ fn answer(item: &RememberedItem) -> String {
     match (&item.address, item.bytes) {
         (Some(address), Some(bytes)) => format!("{} from {address}", size(bytes)),
         (Some(address), None) => format!("from {address}"),
-        _ => item.text.clone(),
+        // As upstream sent it, which ends a line.
+        _ => item.text.trim_end().to_owned(),
     }
 }
 

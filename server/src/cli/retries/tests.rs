@@ -39,7 +39,7 @@ impl Listener {
         let queue = self.scene.state.warmer.retries();
         let taken = queue.take(WORKER, 1, Duration::from_secs(60)).await;
         let receipt = &taken.unwrap()[0].receipt;
-        let error = "#1 upstream fixture failed: status 500";
+        let error = "#2 upstream fixture failed: status 500; #1 no connection; told to a client";
         match dies {
             true => queue.bury(receipt, error).await.unwrap(),
             false => {
@@ -87,7 +87,7 @@ async fn jobs_are_listed_as_tables_and_as_json() {
     assert!(lines[1].ends_with("  -"), "{ran:?}");
     assert!(lines[2].starts_with(UNIT), "{ran:?}");
     assert!(
-        lines[2].ends_with("#1 upstream fixture failed: status 500"),
+        lines[2].ends_with("#2 upstream fixture failed: status 500"),
         "{ran:?}"
     );
     assert!(lines[2].contains("  fetch   queued         1  "), "{ran:?}");
@@ -95,7 +95,7 @@ async fn jobs_are_listed_as_tables_and_as_json() {
     assert!(lines[3].contains("  upload  queued "), "{ran:?}");
     assert!(lines[3].contains("     now  "), "{ran:?}");
     assert_eq!(lines.last(), Some(&"3 jobs of this instance"));
-    assert_eq!(lines[0].find("LAST ERROR"), lines[2].find("#1 upstream"));
+    assert_eq!(lines[0].find("LAST ERROR"), lines[2].find("#2 upstream"));
 
     let ran = listener.run("dead").await;
     let lines: Vec<&str> = ran.out.lines().collect();
@@ -132,6 +132,12 @@ async fn one_job_is_shown_with_its_history() {
     for part in [UNIT, "due in", "3m 0", "status 500", WORKER, "queued"] {
         assert!(ran.out.contains(part), "{part}: {ran:?}");
     }
+    let lines: Vec<&str> = ran.out.lines().collect();
+    let errors = [
+        "errors       #2 upstream fixture failed: status 500",
+        "             #1 no connection; told to a client",
+    ];
+    assert!(lines.ends_with(&errors), "{ran:?}");
     let ran = listener.run(&format!("retries show --json {UNIT}")).await;
     let json: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(
@@ -230,7 +236,11 @@ async fn many_jobs_take_one_order() {
     assert_eq!(ran.out, "dropped: 964 jobs\n", "{ran:?}");
     assert_eq!(listener.count("retries").await, 0);
     let ran = listener.answering("retries drop --all", Some("y\n")).await;
-    assert_eq!((ran.code, &*ran.out), (0, "no jobs\n"), "{ran:?}");
+    assert_eq!(
+        (ran.code, &*ran.out),
+        (0, "0 jobs: nothing was changed\n"),
+        "{ran:?}"
+    );
 }
 
 #[actix_web::test]
