@@ -13,6 +13,7 @@ use e2e::wait::{self, PATIENCE};
 use lease::{DelayQueue as _, JobId, LocalQueue, NewJob, QueueLimits, TokioClock};
 
 use crate::fixtures::{V, all_whole, file, is_one_line, is_own_trouble, upstream};
+use crate::kept::keeps;
 use crate::retries::unit;
 
 fn state_dir(setup: &Setup) -> PathBuf {
@@ -209,10 +210,7 @@ async fn with_kept_files(upstream: &FixtureUpstream, store: &BreakableStore) -> 
     for kind in ["zip", "mod"] {
         corral.get(&file(kind)).await.expect_status(200);
     }
-    wait::until("both are kept", PATIENCE, async || {
-        corral.metric("corral_spool_kept_files", &[]).await == 2.0
-    })
-    .await;
+    keeps(&corral, 2).await;
     corral.kill9().await;
     setup
 }

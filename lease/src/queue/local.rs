@@ -436,6 +436,9 @@ impl DelayQueue for LocalQueue {
 
     async fn next_due(&self, worker: &str) -> Result<Option<Duration>, LeaseError> {
         check_name(worker)?;
+        // A worker asks this before it takes anything: a file that could not be opened must not
+        // wait for the next push to be read.
+        self.flush().await;
         Ok(self.core().next_due(self.now(), worker, Serving::All))
     }
 
