@@ -290,6 +290,7 @@ impl Fill {
         if let Some((_, stored)) = self.intake.sources() {
             self.core.hot.insert(self.key.clone(), stored);
         }
+        self.intake.note_relayed().await;
         Ok(self.commit().await)
     }
 
@@ -470,6 +471,7 @@ impl Fill {
                 (Done::Uncommitted, "uncommitted")
             }
         };
+        self.intake.note_over().await;
         self.core.metrics.count_fill(outcome);
         done
     }

@@ -18,6 +18,7 @@ use crate::artifacts::Verdict;
 use crate::error::Error;
 use crate::fill::{FillLead, Landed};
 use crate::flight::Phase;
+use crate::kept::Note;
 use crate::mapped::MappedFile;
 use crate::peers::Origin;
 use crate::spool::{FillingWriter, SharedSpace};
@@ -102,6 +103,8 @@ pub(crate) struct Intake {
     shown: bool,
     /// Which upstream the first of the bytes come from, and what it calls them.
     origin: Option<Origin>,
+    /// What a restart finds the whole by, until it is stored.
+    note: Option<Note>,
 }
 
 impl Intake {
@@ -117,6 +120,7 @@ impl Intake {
             whole: None,
             shown: false,
             origin: None,
+            note: None,
         }
     }
 
@@ -397,8 +401,8 @@ impl Intake {
 
     /// Verifies what has been received, then shows all of it.
     ///
-    /// `keep` takes it into the hot tier: before anybody has it whole, so that who has it finds
-    /// it here again, and goes on finding it should the store refuse it.
+    /// `keep` takes it into the hot tier and notes it: before anybody has it whole, so that who
+    /// has it finds it here again, should the store refuse it or the process be killed.
     ///
     /// # Errors
     ///
@@ -425,6 +429,7 @@ impl Intake {
             body: whole.body(),
         };
         if keep {
+            self.note(&whole).await;
             self.core.hot.insert(self.key.clone(), stored.clone());
         }
         self.whole = Some(whole);
@@ -448,15 +453,39 @@ impl Intake {
             modified: self.core.clock.wall(),
             body: whole.body(),
         };
-        let source = match (whole, &self.writer) {
+        Some((self.source_of(whole)?, stored))
+    }
+
+    fn source_of(&self, whole: &Whole) -> Option<Source> {
+        Some(match (whole, &self.writer) {
             (Whole::Small(body), _) => Source::Bytes(body.clone()),
             (Whole::Spooled(map), writer) => Source::File {
                 path: writer.as_ref()?.path().to_owned(),
                 len: map.len(),
                 map: map.clone(),
             },
-        };
-        Some((source, stored))
+        })
+    }
+
+    /// Sees to it that the whole outlives this process until it is stored.
+    async fn note(&mut self, whole: &Whole) {
+        if let Some(source) = self.source_of(whole) {
+            self.note = self.core.kept.note(&self.key, source).await;
+        }
+    }
+
+    /// As [`Intake::verify`] does with `keep`, for a whole that a relay brought.
+    pub(crate) async fn note_relayed(&mut self) {
+        if let Some((source, _)) = self.sources() {
+            self.note = self.core.kept.note(&self.key, source).await;
+        }
+    }
+
+    /// Says that the whole is safe, or lost for good.
+    pub(crate) async fn note_over(&mut self) {
+        if let Some(note) = self.note.take() {
+            note.over().await;
+        }
     }
 
     /// What a spooled body takes of the budget; `None` for one in memory.

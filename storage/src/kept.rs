@@ -4,6 +4,7 @@
 //! small index for each artifact. Invariants:
 //! - Whoever relies on kept bytes does so after both files are durable.
 //! - What was kept by an earlier process is served only after its length and hash were checked.
+//! - Bytes that a client has in whole are noted here until the store has them.
 //! - Nothing that cannot be read is deleted: it is set aside under another name.
 //! - Kept bytes count against the spool's budget, and have a share of it that they never exceed.
 //!
@@ -26,6 +27,7 @@ use crate::store::{Source, Stored};
 mod disk;
 #[cfg(any(test, feature = "test-util"))]
 mod faults;
+mod notes;
 mod record;
 mod recover;
 mod shelf;
@@ -34,6 +36,7 @@ mod tend;
 use self::disk::Disk;
 #[cfg(any(test, feature = "test-util"))]
 pub use self::faults::{Cut, KeptFaults};
+pub(crate) use self::notes::Note;
 pub(crate) use self::record::{SpooledAt, UnitRecord};
 use self::shelf::{Room, Shelf};
 pub(crate) use self::tend::tend;

@@ -6,6 +6,7 @@
 //! | `{stem}.body` | the bytes; durable before there is an index of them |
 //! | `{stem}.json` | an [`Index`]: as long as it is there, the bytes count as kept |
 //! | `{stem}.json.new` | an index that is being written |
+//! | `{stem}.note` | a [`NoteText`]: the bytes were on their way to the store |
 //! | `….corrupt-{seconds}` | what could not be read, set aside at that time |
 //! | `conflicts/` | bytes that differ from what is stored, with their index |
 //!
@@ -22,6 +23,7 @@ use sha2::{Digest, Sha256};
 
 #[cfg(any(test, feature = "test-util"))]
 use super::faults::KeptFaults;
+use super::notes::NoteText;
 use crate::mapped::MappedFile;
 use crate::store::{Source, StoredBody, link_unsupported, sync_dir};
 
@@ -149,6 +151,10 @@ impl Disk {
         self.dir.join(format!("{stem}.body"))
     }
 
+    fn note_path(&self, stem: &str) -> PathBuf {
+        self.dir.join(format!("{stem}.note"))
+    }
+
     fn index_path(&self, stem: &str) -> PathBuf {
         self.dir.join(format!("{stem}.json"))
     }
@@ -168,30 +174,84 @@ impl Disk {
 
     fn place_body(&self, stem: &str, body: &Source) -> io::Result<Placed> {
         self.step()?;
+        let placed = self.link_or_copy(stem, body)?;
+        self.step()?;
+        self.sync_body(stem, body.len())?;
+        Ok(placed)
+    }
+
+    fn link_or_copy(&self, stem: &str, body: &Source) -> io::Result<Placed> {
         let path = self.body_path(stem);
-        let placed = match body {
+        match body {
             Source::Bytes(bytes) => {
                 File::create_new(&path)?.write_all(bytes)?;
-                Placed::Copied
+                Ok(Placed::Copied)
             }
             Source::File { path: spool, .. } => match std::fs::hard_link(spool, &path) {
-                Ok(()) => Placed::Linked,
+                Ok(()) => Ok(Placed::Linked),
                 Err(error) if link_unsupported(&error) => {
                     io::copy(&mut File::open(spool)?, &mut File::create_new(&path)?)?;
-                    Placed::Copied
+                    Ok(Placed::Copied)
                 }
-                Err(error) => return Err(error),
+                Err(error) => Err(error),
             },
-        };
-        self.step()?;
-        let file = OpenOptions::new().read(true).open(&path)?;
-        if file.metadata()?.len() != body.len() {
+        }
+    }
+
+    fn sync_body(&self, stem: &str, len: u64) -> io::Result<()> {
+        let file = OpenOptions::new().read(true).open(self.body_path(stem))?;
+        if file.metadata()?.len() != len {
             return Err(io::Error::other("the spool file changed its length"));
         }
         file.sync_all()?;
         self.step()?;
-        sync_dir(&self.dir)?;
-        Ok(placed)
+        sync_dir(&self.dir)
+    }
+
+    /// Writes a body, then a note of it, without waiting for the disk; on failure neither stays.
+    pub(super) fn write_note(&self, stem: &str, text: &NoteText, body: &Source) -> io::Result<()> {
+        let write = || {
+            self.step()?;
+            self.link_or_copy(stem, body)?;
+            self.step()?;
+            let text = serde_json::to_vec(text).map_err(io::Error::other)?;
+            File::create_new(self.note_path(stem))?.write_all(&text)?;
+            self.step()
+        };
+        let written = write();
+        if written.is_err() {
+            let _ = self.remove_note(stem);
+        }
+        written
+    }
+
+    /// Removes a note, then its body: what is cut in between is a body that nobody relies on.
+    pub(super) fn remove_note(&self, stem: &str) -> io::Result<()> {
+        self.step()?;
+        remove_if_there(&self.note_path(stem))?;
+        self.step()?;
+        remove_if_there(&self.body_path(stem))
+    }
+
+    /// Reads a note; `None` when it was cut while it was written.
+    pub(super) fn note(&self, stem: &str) -> io::Result<Option<NoteText>> {
+        let mut text = Vec::new();
+        let file = File::open(self.note_path(stem))?;
+        file.take(INDEX_BYTES_MAX).read_to_end(&mut text)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(serde_json::from_slice(&text)?))
+    }
+
+    /// Makes a noted body durable and writes its index; the note goes.
+    pub(super) fn index_noted(&self, stem: &str, index: &Index) -> io::Result<()> {
+        self.step()?;
+        self.sync_body(stem, index.len)?;
+        // Of a start that was killed here.
+        remove_if_there(&self.dir.join(format!("{stem}.json.new")))?;
+        self.write_index(stem, index)?;
+        remove_if_there(&self.note_path(stem))
     }
 
     fn write_index(&self, stem: &str, index: &Index) -> io::Result<()> {
@@ -307,7 +367,8 @@ impl Disk {
     pub(super) fn set_aside_corrupt(&self, stem: &str, now: SystemTime) -> io::Result<()> {
         let since = now.duration_since(SystemTime::UNIX_EPOCH);
         let seconds = since.unwrap_or_default().as_secs();
-        for path in [self.index_path(stem), self.body_path(stem)] {
+        let paths = [self.index_path(stem), self.note_path(stem)];
+        for path in paths.into_iter().chain([self.body_path(stem)]) {
             let mut aside = path.clone().into_os_string();
             aside.push(format!(".corrupt-{seconds}"));
             rename_if_there(&path, Path::new(&aside))?;

@@ -12,6 +12,7 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::disk::Disk;
+use super::notes::{self, Found};
 use super::shelf::{Room, Shelf};
 use super::{Entry, Kept};
 use crate::layout;
@@ -42,10 +43,30 @@ impl Shelf {
             let is_ours = stem.len() == 32 && Uuid::try_parse(stem).is_ok();
             is_ours.then(|| stem.to_owned())
         };
-        let indexed: HashSet<_> = names
+        let mut indexed: HashSet<_> = names
             .iter()
             .filter_map(|name| stem_of(name, ".json"))
             .collect();
+        let mut noted = HashSet::new();
+        for stem in names.iter().filter_map(|name| stem_of(name, ".note")) {
+            match notes::take_up(disk, &stem, now) {
+                Ok(Found::Kept) => {
+                    indexed.insert(stem);
+                }
+                Ok(Found::Unfinished) => {
+                    let _ = disk.remove_note(&stem);
+                }
+                Ok(Found::Damaged(key, reason)) => {
+                    let _ = disk.remove_note(&stem);
+                    self.give_up(&key, &stem, &reason);
+                }
+                Ok(Found::Stays(error)) => {
+                    tracing::warn!(%error, "bytes of an earlier run cannot be kept yet; they stay");
+                    noted.insert(stem);
+                }
+                Err(error) => set_aside(disk, &stem, &error, now),
+            }
+        }
         let mut count = 0;
         for stem in &indexed {
             match self.take_up(disk, stem) {
@@ -57,7 +78,9 @@ impl Shelf {
         for name in &names {
             // Only what was there before this process began, so nothing that is being kept now.
             let is_leftover = stem_of(name, ".json.new").is_some()
-                || stem_of(name, ".body").is_some_and(|stem| !indexed.contains(&stem));
+                || stem_of(name, ".body")
+                    .is_some_and(|stem| !indexed.contains(&stem) && !noted.contains(&stem));
+            // A note's body that was kept just now is among the indexed.
             if is_leftover && let Err(error) = disk.remove_name(name) {
                 tracing::warn!(%error, "a leftover of keeping could not be removed");
             }
@@ -119,15 +142,15 @@ impl Shelf {
 fn set_aside(disk: &Disk, stem: &str, error: &io::Error, now: SystemTime) {
     match disk.set_aside_corrupt(stem, now) {
         Ok(()) => tracing::warn!(
-            file = %format_args!("{stem}.json"),
+            file = stem,
             %error,
-            "an index of kept bytes cannot be used; it is set aside as `.corrupt-…`"
+            "an index or note of kept bytes cannot be used; it is set aside as `.corrupt-…`"
         ),
         Err(stays) => tracing::warn!(
-            file = %format_args!("{stem}.json"),
+            file = stem,
             %error,
             %stays,
-            "an index of kept bytes cannot be used, nor be set aside"
+            "an index or note of kept bytes cannot be used, nor be set aside"
         ),
     }
 }

@@ -11,6 +11,8 @@ use super::*;
 use crate::layout;
 use crate::spool::SpoolLimits;
 
+mod notes;
+
 const PATH: &str = "example.com/m/@v/v1.0.0.zip";
 
 struct Place {

@@ -319,7 +319,8 @@ async fn what_cannot_be_kept_either_is_forgotten_and_fetched_again() {
     let builder = scene.instance("a").kept(&disk);
     let instance = builder.store(scene.store.with_faults(&faults)).start();
     faults.inject(Operation::Create, .., Fault::Refuse);
-    disk.cut_at(0, Cut::Fail);
+    // Behind the three steps of noting it.
+    disk.cut_at(3, Cut::Fail);
     assert_eq!(instance.read(&key(INFO_PATH)).await.unwrap(), INFO);
     instance.settled().await;
     assert_eq!(instance.count(&kept_total("failed")), 1);
