@@ -22,6 +22,7 @@ use crate::flight::{Lead, Phase};
 use crate::intake::{Incoming, Intake};
 use crate::kept::SpooledAt;
 use crate::layout;
+use crate::look::Found;
 use crate::peers::Origin;
 use crate::relay;
 use crate::relay::follow::{Order, Relay};
@@ -32,7 +33,7 @@ use crate::turn::{Look, Turn, Wait};
 use crate::upload::Committed;
 use crate::upstream::{FetchRequest, Fetched, FetchedBody, ResumeFrom};
 use crate::verify;
-use crate::warmer::{Core, Found};
+use crate::warmer::Core;
 
 /// Where a flight's seats find their artifact.
 #[derive(Debug, Clone)]
@@ -128,9 +129,17 @@ impl Fill {
                 None => fill_outcome(error.kind()),
             };
             self.core.metrics.count_fill(outcome);
-            self.core.log_failure(&self.unit, &error);
+            self.log_failure(&error);
             self.try_again_later(&error).await;
             self.intake.fail(error);
+        }
+    }
+
+    fn log_failure(&self, error: &Error) {
+        match self.led_by {
+            // Its history has it, and it may come back many times.
+            LedBy::Job => tracing::debug!(unit = self.unit, %error, "a job's fetch failed"),
+            _ => self.core.log_failure(&self.unit, error),
         }
     }
 

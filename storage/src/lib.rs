@@ -18,6 +18,7 @@ mod instance_dir;
 mod intake;
 mod kept;
 pub mod layout;
+mod look;
 mod mapped;
 mod metrics;
 mod module;

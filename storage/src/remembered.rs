@@ -12,7 +12,8 @@ use lease::Records;
 use lease::{LeaseError, PAGE_LIMIT_MAX, Record, RecordEntry};
 use serde::Deserialize;
 
-use crate::warmer::{FAILURE_RECORDS, Warmer, failure_record};
+use crate::look::{FAILURE_RECORDS, failure_record};
+use crate::warmer::Warmer;
 
 /// Most records that one page looks at: a filter that matches few of many must not keep a server
 /// busy for one answer.

@@ -10,9 +10,10 @@ use crate::artifact::ArtifactKey;
 use crate::error::Error;
 use crate::kept::{Committing, Entry, NotKept, SpooledAt, UnitRecord};
 use crate::layout;
+use crate::look::failure_record;
 use crate::spool::SharedSpace;
 use crate::store::{Created, Source};
-use crate::warmer::{Core, failure_record};
+use crate::warmer::Core;
 
 /// What the store has not taken by then is kept meanwhile, so that a crash during a long write
 /// loses nothing. While something is kept already, at once.

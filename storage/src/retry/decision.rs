@@ -8,9 +8,9 @@ use crate::error::{Error, ErrorKind};
 use super::backoff::RetryPolicy;
 use super::jobs::JobKind;
 
-/// The longest delay of an upload: the bytes are here, and their clients are served from a place
-/// that is none for long.
-const UPLOAD_DELAY_MAX: Duration = Duration::from_secs(60);
+/// The longest delay of what waits for our own storage, such as an upload: the bytes are here, and
+/// their clients are served from a place that is none for long.
+const STORAGE_DELAY_MAX: Duration = Duration::from_secs(60);
 
 /// The least delay of a job that was not tried because this process had no room for it.
 const BUSY_DELAY_MIN: Duration = Duration::from_secs(1);
@@ -94,10 +94,14 @@ pub(crate) fn decide(run: &Run, standing: Standing, config: &RetryConfig) -> Ver
                 ErrorKind::Forbidden | ErrorKind::Refused | ErrorKind::InvalidName
             );
             let is_used_up = standing.attempt >= config.attempts_max;
-            (is_no || is_used_up, config.delay_max)
+            match error.kind() {
+                // Our own store's trouble says nothing of this artifact, and passes for all.
+                ErrorKind::Storage => (false, config.delay_max.min(STORAGE_DELAY_MAX)),
+                _ => (is_no || is_used_up, config.delay_max),
+            }
         }
         // Only time ends it: a store that is away for an hour has refused it sixty times.
-        JobKind::Upload => (false, config.delay_max.min(UPLOAD_DELAY_MAX)),
+        JobKind::Upload => (false, config.delay_max.min(STORAGE_DELAY_MAX)),
     };
     if is_final {
         return Verdict::Bury;
@@ -233,8 +237,8 @@ mod tests {
                     prop_assert!(due_in >= asked && due_in < deadline_in);
                     let bound = config.first_delay.saturating_mul(2_u32.saturating_pow(attempt));
                     let mut bound = bound.min(config.delay_max);
-                    if is_upload {
-                        bound = bound.min(UPLOAD_DELAY_MAX);
+                    if is_upload || error.kind() == ErrorKind::Storage {
+                        bound = bound.min(STORAGE_DELAY_MAX);
                     } else {
                         prop_assert!(attempt < attempts_max);
                         prop_assert!(!matches!(error.kind(), ErrorKind::Forbidden | ErrorKind::Refused));
@@ -248,7 +252,8 @@ mod tests {
                 Verdict::Bury => {
                     let is_no = matches!(error.kind(), ErrorKind::Forbidden | ErrorKind::Refused);
                     let is_late = asked + config.delay_max >= deadline_in;
-                    prop_assert!(is_late || (!is_upload && (is_no || attempt >= attempts_max)));
+                    let is_used_up = attempt >= attempts_max && error.kind() != ErrorKind::Storage;
+                    prop_assert!(is_late || (!is_upload && (is_no || is_used_up)));
                 }
             }
         }

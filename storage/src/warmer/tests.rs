@@ -18,6 +18,8 @@ mod tiers;
 use lease::{ManualClock, TokioClock};
 
 use super::*;
+use crate::error::ErrorKind;
+use crate::layout;
 use crate::testing::{
     FakeUpstream, Gate, Instance, PeerState, Reply, Scene, module_zip, read_answer, until,
 };
