@@ -20,6 +20,9 @@ use crate::retries::unit;
 /// Journals are held against the shared queue this often at least, and then some.
 const RECONCILED_WITHIN: Duration = Duration::from_secs(60);
 
+/// Long enough that no herd on a busy machine makes a holder lose its lease.
+const TTL: Duration = Duration::from_secs(10);
+
 async fn fetch_jobs_attempts(fleet: &mut Fleet) -> f64 {
     let fetches = [("kind", "fetch")];
     fleet.metric("corral_retry_attempts_total", &fetches).await
@@ -46,7 +49,7 @@ fn add_module(scene: &Scene, zip_bytes: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failure_is_told_once_in_the_fleet_and_mended_by_itself() {
     const CLIENTS: usize = 200;
-    let mut scene = Scene::start(Plan::of(3).set("fill.retries", "1")).await;
+    let mut scene = Scene::start(Plan::of(3).ttl(TTL).set("fill.retries", "1")).await;
     add_module(&scene, 300_000);
     let zip = file("zip");
     let path = scene.upstream.path(&zip);
@@ -98,7 +101,7 @@ async fn a_failure_is_told_once_in_the_fleet_and_mended_by_itself() {
 // fault: 27
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_followers_of_an_absence_cost_one_request() {
-    let scene = Scene::start(Plan::of(3).set("negative.ttl", "1h")).await;
+    let scene = Scene::start(Plan::of(3).ttl(TTL).set("negative.ttl", "1h")).await;
     let zip = file("zip");
     let path = scene.upstream.path(&zip);
     let gate = path.hold_headers();

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use e2e::client::Request;
-use e2e::proxy::{Setup, Tmpfs};
+use e2e::proxy::{Setup, Tmpfs, left_in_spool};
 use e2e::s3::{S3Server, WriteFault};
 use e2e::upstream::{FixtureUpstream, list_path};
 use e2e::wait::{self, PATIENCE};
 
 use crate::fixtures::{M, V, all_whole, fetched, file, is_own_trouble, no_strays, upstream};
+use crate::kept::keeps;
 
 /// An instance that stores in `s3`.
 pub(crate) fn on_s3(upstream: &FixtureUpstream, s3: &S3Server) -> Setup {
@@ -117,23 +118,25 @@ async fn a_store_that_takes_no_writes_does_not_stop_the_clients() {
         fetched(&upstream.path(&path), 1);
     }
     corral.idle().await;
-    // Each failed write is told once, with its unit, and counted.
+    // Each failed write is counted and told with its unit, at once and when it fails again.
     let failed = [("result", "failed")];
-    assert_eq!(corral.metric("corral_commit_total", &failed).await, 3.0);
+    let failed = corral.metric("corral_commit_total", &failed).await;
+    assert!(failed >= 3.0, "{failed}");
     for unit in [format!("{M}@{V}.zip"), format!("{M}@{V}.mod")] {
         let log = corral.log();
         let warned = log
             .lines()
             .filter(|line| line.contains("WARN") && line.contains(&unit));
-        assert_eq!(warned.count(), 1, "{unit} in {log}");
+        assert!(warned.count() >= 1, "{unit} in {log}");
     }
-    // What was not stored is fetched again by the next process, and stored when writes work.
+    // What was not stored is stored by the next process when writes work, and not fetched again.
+    keeps(&corral, 2).await;
     s3.all_writes(None);
     let corral = corral.restart().await;
     let zip = file("zip");
     corral.get(&zip).await.expect_body(&upstream.body(&zip));
     in_bucket(&s3, &upstream, &zip).await;
-    fetched(&upstream.path(&zip), 2);
+    fetched(&upstream.path(&zip), 1);
 }
 
 // fault: 24
@@ -181,6 +184,7 @@ async fn a_full_disk_under_the_spool_is_our_own_trouble_and_passes() {
     std::fs::create_dir(&spool).unwrap();
     let setup = Setup::before(&upstream)
         .spool(&spool)
+        .set("spool.free_bytes_min", "0")
         .set("failure.ttl", "0s");
     let corral = setup
         .set("fill.retries", "0")
@@ -202,6 +206,31 @@ async fn a_full_disk_under_the_spool_is_our_own_trouble_and_passes() {
         corral.get(&file("zip")).await.whole_success()
     })
     .await;
+}
+
+// fault: 34
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn little_free_space_refuses_large_files_only() {
+    let Some(disk) = Tmpfs::mount(64 << 20) else {
+        return;
+    };
+    let upstream = upstream(2_000_000).await;
+    let setup = Setup::before(&upstream).spool(&disk.path().join("spool"));
+    let corral = setup.set("spool.free_bytes_min", "1GiB").start().await;
+    let reply = corral.get(&file("zip")).await;
+    is_own_trouble(&reply);
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert!(
+        reply.text().contains("spool.free_bytes_min"),
+        "{}",
+        reply.text()
+    );
+    for kind in ["info", "mod"] {
+        corral.get(&file(kind)).await.expect_status(200);
+    }
+    let reached = [("limit", "spool.free_bytes_min")];
+    let reached = corral.metric("corral_limit_reached_total", &reached).await;
+    assert!(reached >= 1.0, "{reached}");
 }
 
 // fault: 34
@@ -266,7 +295,8 @@ async fn the_spool_has_a_budget() {
         1.0
     );
     corral.idle().await;
-    assert!(e2e::proxy::bytes_under(&corral.setup().spool_dir()) < 1 << 20);
+    let left = left_in_spool(&corral.setup().spool_dir());
+    assert!(left.is_empty(), "{left:?}");
 }
 
 // A file stands where a folder should be made: unwritable for root too. Whether such a look-up is
