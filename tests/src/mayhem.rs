@@ -159,8 +159,13 @@ impl Mayhem {
             clients.spawn(self.client(corral, rng, Arc::clone(&over)));
         }
         let end = Instant::now() + life;
+        let mut is_fair = self.whole.is_empty() || self.rng.random_bool(0.3);
         while Instant::now() < end {
-            self.change_weather();
+            if std::mem::take(&mut is_fair) {
+                self.fair_weather();
+            } else {
+                self.change_weather();
+            }
             let lasts = Duration::from_millis(self.rng.random_range(WEATHER_MS));
             tokio::time::sleep(lasts.min(end.saturating_duration_since(Instant::now()))).await;
         }
@@ -212,6 +217,11 @@ impl Mayhem {
         }
     }
 
+    fn fair_weather(&self) {
+        self.store.heal();
+        self.upstream.everywhere(None);
+    }
+
     fn change_weather(&mut self) {
         let answers = [
             None,
@@ -260,8 +270,7 @@ impl Mayhem {
 
     /// Ends all trouble, waits until nothing is owed any more, and writes down what is lost.
     async fn mend(&mut self, corral: &Corral, tally: &mut Tally) {
-        self.store.heal();
-        self.upstream.everywhere(None);
+        self.fair_weather();
         let mended = Instant::now();
         let seen = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
         let owed: BTreeSet<_> = seen.told.union(&seen.served).cloned().collect();
