@@ -18,7 +18,7 @@ use crate::fleet_scene::Scene;
 use crate::retries::unit;
 
 /// Journals are held against the shared queue this often at least, and then some.
-const RECONCILED_WITHIN: Duration = Duration::from_secs(60);
+const RECONCILED_WITHIN: Duration = Duration::from_secs(180);
 
 /// Long enough that no herd on a busy machine makes a holder lose its lease.
 const TTL: Duration = Duration::from_secs(10);

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use e2e::proxy::{Corral, Setup};
 use e2e::upstream::{Answer, FixtureModule, FixtureUpstream, FixtureVersion, build_zip};
+use e2e::wait::{self, PATIENCE};
 
 use crate::fixtures::{M, V, fetched, file, impatient, nothing_left_over, pair, upstream};
 
@@ -155,6 +156,12 @@ async fn zips_over_the_limit_are_refused() {
         );
     }
     corral.idle().await;
+    // Its reader's connection, which was cut, may be the last to let go of it.
+    let spool = corral.setup().spool_dir();
+    wait::until("the spool is empty", PATIENCE, async || {
+        e2e::proxy::left_in_spool(&spool).is_empty()
+    })
+    .await;
     nothing_left_over(&corral);
     corral.get(&file("mod")).await.expect_status(200);
 }

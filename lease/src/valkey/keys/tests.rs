@@ -88,7 +88,7 @@ fn another_grants_progress_is_none() {
 #[test]
 fn an_unknown_outcome_still_wakes() {
     let token = LeaseToken::random();
-    let json = format!(r#"{{"v":9,"key":"k","token":"{token}","outcome":"spooled","by":1}}"#);
+    let json = format!(r#"{{"v":9,"key":"k","token":"{token}","outcome":"handed_on","by":1}}"#);
     assert_eq!(
         read_event(json.as_bytes()).unwrap().outcome,
         Outcome::Abandoned
