@@ -11,7 +11,7 @@ mod wire;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -252,14 +252,20 @@ impl FixtureUpstream {
     /// Stops listening and closes every connection: connects are refused until
     /// [`FixtureUpstream::resume`].
     pub fn stop(&self) {
-        let accepting = self
-            .accepting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(accepting) = accepting {
+        if let Some(accepting) = &*self.accepting() {
             accepting.abort();
         }
+    }
+
+    fn accepting_ended(&self) -> bool {
+        let accepting = self.accepting();
+        accepting.as_ref().is_none_or(AbortHandle::is_finished)
+    }
+
+    fn accepting(&self) -> MutexGuard<'_, Option<AbortHandle>> {
+        self.accepting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Listens again on the same port.
@@ -269,11 +275,11 @@ impl FixtureUpstream {
     /// When the port was taken meanwhile.
     pub async fn resume(&self) {
         self.stop();
+        // On a runtime of its own, what was stopped may take a moment to let the port go.
+        let is_gone = async || self.accepting_ended();
+        crate::wait::until("the old listener is gone", crate::wait::PATIENCE, is_gone).await;
         let (_, accepting) = listen(self.addr, &self.shared);
-        *self
-            .accepting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(accepting);
+        *self.accepting() = Some(accepting);
     }
 }
 

@@ -378,7 +378,7 @@ pub struct Backlog {
     pub jobs: usize,
     /// Time in which failing requests filled the queue, s; the jobs are due as far apart.
     pub filled_s: f64,
-    /// Resident memory before the first request, bytes.
+    /// Resident memory after some warm hits and before the first job, bytes.
     pub memory_idle: u64,
     /// The same with all jobs in the queue.
     pub memory_full: u64,

@@ -19,6 +19,9 @@ use crate::wait;
 /// Clients that fill the queue.
 const CLIENTS: usize = 64;
 
+/// Warm requests of each of them before memory is read first.
+const WARM_REQUESTS: usize = 50;
+
 /// A healthy upstream's time to the first byte.
 const LATENCY: Duration = Duration::from_millis(1);
 
@@ -41,21 +44,25 @@ pub(super) async fn run(
         .map(|number| put_mod(&upstream, "backlog", number))
         .collect();
     upstream.latency(LATENCY);
+    // Idle is a process that has worked: with its threads, connections and their buffers.
+    let warm = put_mod(&upstream, "warm", 0);
+    let corral = Setup::before(&upstream)
+        .set("fill.retries", "0")
+        .start()
+        .await;
+    ask_all(&corral, &vec![warm; CLIENTS * WARM_REQUESTS], 200).await?;
     upstream.everywhere(Some(Answer::retry_after(
         503,
         "closed for repairs",
         pause_s,
     )));
-    let corral = Setup::before(&upstream)
-        .set("fill.retries", "0")
-        .start()
-        .await;
+    let asked = upstream.requests();
     tokio::time::sleep(SETTLED_AFTER).await;
     let memory = || Tree::new(corral.pid()).memory();
     let idle = memory();
 
     let started = Instant::now();
-    fill(&corral, &paths).await?;
+    ask_all(&corral, &paths, 503).await?;
     let filled = started.elapsed();
     let queued = [("state", "queued")];
     let all_wait = wait::holds_within(COMES_WITHIN, async || {
@@ -65,7 +72,7 @@ pub(super) async fn run(
     tokio::time::sleep(SETTLED_AFTER).await;
     let full = memory();
     ensure!(
-        upstream.requests() == jobs as u64,
+        upstream.requests() - asked == jobs as u64,
         "the first jobs were due before the queue was full, after {filled:.1?}"
     );
     upstream.everywhere(None);
@@ -76,12 +83,12 @@ pub(super) async fn run(
     ));
 
     let begun = wait::holds_within(Duration::from_secs(pause_s) + COMES_WITHIN, async || {
-        upstream.requests() > jobs as u64
+        upstream.requests() - asked > jobs as u64
     });
     ensure!(begun.await, "no job was begun");
     let begun = Instant::now();
     let drained = wait::holds_within(DRAINED_WITHIN, async || {
-        is_drained(&corral, &upstream, jobs).await
+        is_drained(&corral, upstream.requests() - asked, jobs).await
     });
     let drained_s = if drained.await {
         begun.elapsed().as_secs_f64()
@@ -96,13 +103,13 @@ pub(super) async fn run(
         memory_drained: memory(),
         drained_s,
         missing: missing(&corral, &upstream, &paths),
-        requests: upstream.requests() - jobs as u64,
+        requests: upstream.requests() - asked - jobs as u64,
     });
     Ok(())
 }
 
-/// Asks for every file once; every answer must be our own trouble.
-async fn fill(corral: &Corral, paths: &[String]) -> anyhow::Result<()> {
+/// Asks for every file once, by [`CLIENTS`] clients; every answer must have this status.
+async fn ask_all(corral: &Corral, paths: &[String], status: u16) -> anyhow::Result<()> {
     let mut clients = JoinSet::new();
     let each = paths.len().div_ceil(CLIENTS);
     for paths in paths.chunks(each) {
@@ -111,7 +118,7 @@ async fn fill(corral: &Corral, paths: &[String]) -> anyhow::Result<()> {
             let mut connection = Connection::open(addr).await?;
             for path in paths {
                 let reply = connection.send(&Request::get(path)).await;
-                ensure!(reply.status == 503, "{}: {}", reply.status, reply.text());
+                ensure!(reply.status == status, "{}: {}", reply.status, reply.text());
             }
             anyhow::Ok(())
         });
@@ -122,10 +129,10 @@ async fn fill(corral: &Corral, paths: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn is_drained(corral: &Corral, upstream: &FixtureUpstream, jobs: usize) -> bool {
+async fn is_drained(corral: &Corral, requests: u64, jobs: usize) -> bool {
     // Each job is at least one request: until then there is nothing to look at, and looking
     // costs the machine something.
-    if upstream.requests() < 2 * jobs as u64 {
+    if requests < 2 * jobs as u64 {
         tokio::time::sleep(Duration::from_millis(20)).await;
         return false;
     }

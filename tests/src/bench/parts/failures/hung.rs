@@ -30,7 +30,7 @@ pub(super) async fn run(
     let (fills, requests, rounds) = if bench.quick {
         (100, 500, 1)
     } else {
-        (1_000, 6_000, 9)
+        (1_000, 2_000, 9)
     };
     let upstream = upstream(upstreams).await?;
     let corral = Setup::before(&upstream).start().await;
