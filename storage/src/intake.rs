@@ -269,7 +269,7 @@ impl Intake {
         while received <= begin_bytes {
             let Some(batch) = self.next_before(batches, deadline).await? else {
                 check_len(&self.unit, received, len)?;
-                self.small = Some(joined(begin));
+                self.small = Some(of_its_own(begin));
                 return Ok(None);
             };
             for piece in batch {
@@ -540,6 +540,17 @@ pub(crate) fn check_len(unit: &str, received: u64, announced: Option<u64>) -> Re
     }
 }
 
+/// Bytes of all `pieces` in one, in memory of their own.
+///
+/// A piece is a part of its connection's buffer, which a small file that stays in memory would keep
+/// alive as a whole: many times what the hot tier counts for it.
+fn of_its_own(pieces: Vec<Bytes>) -> Bytes {
+    match pieces.as_slice() {
+        [piece] => Bytes::copy_from_slice(piece),
+        _ => joined(pieces),
+    }
+}
+
 /// Bytes of all `pieces` in one; free when there is only one.
 pub(crate) fn joined(mut pieces: Vec<Bytes>) -> Bytes {
     if pieces.len() == 1 {
@@ -556,5 +567,21 @@ async fn sleep_until(clock: &dyn lease::Clock, at: Option<Instant>) {
     match at {
         Some(at) => clock.sleep(at.saturating_duration_since(clock.now())).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_body_keeps_no_connections_buffer_alive() {
+        let buffer = Bytes::from(vec![7; 64 * 1024]);
+        let pieces = || vec![buffer.slice(100..150)];
+        let body = of_its_own(pieces());
+        assert_eq!(body, buffer.slice(100..150));
+        assert_ne!(body.as_ptr(), pieces()[0].as_ptr());
+        let two = of_its_own(vec![buffer.slice(0..2), buffer.slice(4..6)]);
+        assert_eq!((two.len(), two.is_unique()), (4, true));
     }
 }
