@@ -1,18 +1,14 @@
 //! The admin listener: health, metrics, and what operators look at.
 
 pub mod auth;
-pub mod dead;
-pub mod failures;
 pub mod flights;
 pub mod health;
 pub mod jobs;
 pub mod leases;
-pub mod negatives;
 mod order;
 pub mod remembered;
 pub mod reply;
 pub mod request;
-pub mod retries;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod valkey;
@@ -20,6 +16,9 @@ pub mod valkey;
 use actix_web::HttpResponse;
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, ServiceConfig};
+use storage::RememberedClass;
+
+use self::jobs::Shelf;
 
 /// Routes of the admin listener, all on one screen.
 pub fn routes(config: &mut ServiceConfig) {
@@ -48,38 +47,10 @@ pub fn routes(config: &mut ServiceConfig) {
                         .get(leases::show)
                         .delete(leases::break_by_path),
                 )
-                .service(web::resource("/retries").get(retries::list))
-                .service(web::resource("/retries/run").post(retries::run_by_body))
-                .service(web::resource("/retries/drop").post(retries::drop_by_body))
-                .service(web::resource("/retries/{id:.+}/run").post(retries::run_by_path))
-                .service(
-                    web::resource("/retries/{id:.+}")
-                        .get(retries::show)
-                        .delete(retries::drop_by_path),
-                )
-                .service(web::resource("/dead").get(dead::list))
-                .service(web::resource("/dead/requeue").post(dead::requeue_by_body))
-                .service(web::resource("/dead/drop").post(dead::drop_by_body))
-                .service(web::resource("/dead/{id:.+}/requeue").post(dead::requeue_by_path))
-                .service(
-                    web::resource("/dead/{id:.+}")
-                        .get(dead::show)
-                        .delete(dead::drop_by_path),
-                )
-                .service(web::resource("/negatives").get(negatives::list))
-                .service(web::resource("/negatives/forget").post(negatives::forget_by_body))
-                .service(
-                    web::resource("/negatives/{unit:.+}")
-                        .get(negatives::show)
-                        .delete(negatives::forget_by_path),
-                )
-                .service(web::resource("/failures").get(failures::list))
-                .service(web::resource("/failures/forget").post(failures::forget_by_body))
-                .service(
-                    web::resource("/failures/{unit:.+}")
-                        .get(failures::show)
-                        .delete(failures::forget_by_path),
-                ),
+                .service(jobs::routes(Shelf::Retries))
+                .service(jobs::routes(Shelf::Dead))
+                .service(remembered::routes(RememberedClass::Negative))
+                .service(remembered::routes(RememberedClass::Failure)),
         )
         .default_service(web::to(|| async {
             HttpResponse::NotFound()

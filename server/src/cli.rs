@@ -3,11 +3,9 @@
 pub mod admin_client;
 pub mod config_check;
 pub mod dead;
-pub mod failures;
 pub mod jobs;
 pub mod leases;
 pub mod listing;
-pub mod negatives;
 pub mod orders;
 pub mod remembered;
 pub mod retries;
@@ -60,9 +58,9 @@ pub enum Command {
     /// See what was given up, on a running server; begin anew, or forget it
     Dead(dead::DeadArgs),
     /// See what is remembered as absent, on a running server, and forget it
-    Negatives(negatives::NegativesArgs),
+    Negatives(remembered::RememberedArgs),
     /// See what failed a moment ago, on a running server, and forget it
-    Failures(failures::FailuresArgs),
+    Failures(remembered::RememberedArgs),
 }
 
 /// What can be done with the configuration.

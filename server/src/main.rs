@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 
+use server::cli::remembered::Class;
 use server::cli::{self, Cli, Command, ConfigArgs, ConfigCommand, EXIT_FAILURE, EXIT_USAGE};
 use server::config::{Environment, Flags, Loaded};
 use server::telemetry::Telemetry;
@@ -25,8 +26,16 @@ fn main() -> ExitCode {
         Command::Leases(args) => asked(cli::leases::run(&args, &Environment::of_process())),
         Command::Retries(args) => asked(cli::retries::run(&args, &Environment::of_process())),
         Command::Dead(args) => asked(cli::dead::run(&args, &Environment::of_process())),
-        Command::Negatives(args) => asked(cli::negatives::run(&args, &Environment::of_process())),
-        Command::Failures(args) => asked(cli::failures::run(&args, &Environment::of_process())),
+        Command::Negatives(args) => asked(cli::remembered::run(
+            Class::Negatives,
+            &args,
+            &Environment::of_process(),
+        )),
+        Command::Failures(args) => asked(cli::remembered::run(
+            Class::Failures,
+            &args,
+            &Environment::of_process(),
+        )),
         Command::Config(ConfigCommand::Check { config, json }) => {
             cli::config_check::run(&config.into(), &Environment::of_process(), json)
                 .map(ExitCode::from)

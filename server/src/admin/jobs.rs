@@ -6,14 +6,15 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::web::{self, Data, Json, Query};
+use actix_web::{HttpRequest, HttpResponse, Scope};
 use lease::{Changed, JobId, JobQuery, JobState, JobView, LeaseError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::order::{Selection, Tally};
 use super::reply::{lease_error, refusal};
-use super::request::{ListQuery, Page, one, remote, whole_ms};
+use super::request::{ListQuery, Page, name_in, one, remote, whole_ms};
 use crate::state::AppState;
 
 /// Which of a queue's two shelves.
@@ -26,6 +27,22 @@ pub(super) enum Shelf {
 }
 
 impl Shelf {
+    /// Its name below `/admin/v1/`.
+    fn resource(self) -> &'static str {
+        match self {
+            Self::Retries => "retries",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// What may be ordered about its jobs, beside dropping them.
+    fn action(self) -> Action {
+        match self {
+            Self::Retries => Action::Run,
+            Self::Dead => Action::Requeue,
+        }
+    }
+
     /// What is said of a job that is not on it.
     fn absence(self, id: &JobId) -> String {
         match self {
@@ -41,7 +58,7 @@ impl Shelf {
 
 /// What may be ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
+enum Action {
     /// Make a waiting job due.
     Run,
     /// Give a dead job another life.
@@ -51,6 +68,15 @@ pub(super) enum Action {
 }
 
 impl Action {
+    /// The order's name in a path.
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Requeue => "requeue",
+            Self::Drop => "drop",
+        }
+    }
+
     fn audit(self) -> &'static str {
         match self {
             Self::Run => "retry.run",
@@ -148,8 +174,47 @@ pub struct JobOrder {
     after: Option<String>,
 }
 
+/// The routes of one shelf: `GET` lists, `GET …/{id}` shows one or answers 404, `DELETE …/{id}`
+/// drops it, `POST …/{id}/run` (`requeue` for dead jobs) gives the order, and `POST …/run` and
+/// `…/drop` give one about the jobs that a JSON body names.
+///
+/// An id stands in a path percent-encoded; its slashes may stay as they are.
+pub(super) fn routes(shelf: Shelf) -> Scope {
+    let action = shelf.action();
+    let listing = move |state: Data<AppState>, query: Query<ListQuery>| async move {
+        list(&state, &query, shelf).await
+    };
+    let showing = move |state: Data<AppState>, request: HttpRequest| async move {
+        show(&state, name(&request, shelf, ""), shelf).await
+    };
+    let dropping = move |state: Data<AppState>, request: HttpRequest| async move {
+        let id = name(&request, shelf, "");
+        by_name(&state, &request, id, shelf, Action::Drop).await
+    };
+    let ordering = move |state: Data<AppState>, request: HttpRequest| async move {
+        let id = name(&request, shelf, &format!("/{}", action.verb()));
+        by_name(&state, &request, id, shelf, action).await
+    };
+    let by_body_of = move |action: Action| {
+        move |state: Data<AppState>, request: HttpRequest, order: Json<JobOrder>| async move {
+            by_body(&state, &request, order.into_inner(), shelf, action).await
+        }
+    };
+    let verb = action.verb();
+    web::scope(shelf.resource())
+        .service(web::resource("").get(listing))
+        .service(web::resource(format!("/{verb}")).post(by_body_of(action)))
+        .service(web::resource("/drop").post(by_body_of(Action::Drop)))
+        .service(web::resource(format!("/{{id:.+}}/{verb}")).post(ordering))
+        .service(web::resource("/{id:.+}").get(showing).delete(dropping))
+}
+
+fn name(request: &HttpRequest, shelf: Shelf, behind: &str) -> Result<String, LeaseError> {
+    name_in(request, shelf.resource(), behind)
+}
+
 /// Lists one shelf.
-pub(super) async fn list(state: &AppState, query: &ListQuery, shelf: Shelf) -> HttpResponse {
+async fn list(state: &AppState, query: &ListQuery, shelf: Shelf) -> HttpResponse {
     let after = match query.after(JobId::new) {
         Ok(after) => after,
         Err(error) => return lease_error(&error),
@@ -172,11 +237,7 @@ pub(super) async fn list(state: &AppState, query: &ListQuery, shelf: Shelf) -> H
 }
 
 /// Shows one job of a shelf, or answers 404.
-pub(super) async fn show(
-    state: &AppState,
-    name: Result<String, LeaseError>,
-    shelf: Shelf,
-) -> HttpResponse {
+async fn show(state: &AppState, name: Result<String, LeaseError>, shelf: Shelf) -> HttpResponse {
     let id = match name.and_then(JobId::new) {
         Ok(id) => id,
         Err(error) => return lease_error(&error),
@@ -189,7 +250,7 @@ pub(super) async fn show(
 }
 
 /// Carries out an order in a body.
-pub(super) async fn by_body(
+async fn by_body(
     state: &AppState,
     request: &HttpRequest,
     order: JobOrder,
@@ -212,7 +273,7 @@ pub(super) async fn by_body(
 }
 
 /// Carries out an order about one job and leaves one line in the log, whatever came of it.
-pub(super) async fn by_name(
+async fn by_name(
     state: &AppState,
     request: &HttpRequest,
     name: Result<String, LeaseError>,

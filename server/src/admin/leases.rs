@@ -13,9 +13,6 @@ use super::reply::lease_error;
 use super::request::{ListQuery, Page, name_in, one, remote, whole_ms};
 use crate::state::AppState;
 
-/// The path before a key.
-const ITEMS: &str = "/admin/v1/leases/";
-
 /// One lease as JSON, for this API and for the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseItem {
@@ -184,7 +181,7 @@ async fn moved(leases: &dyn LeaseTable, key: &LeaseKey) -> HttpResponse {
 }
 
 fn key_in(request: &HttpRequest) -> Result<LeaseKey, LeaseError> {
-    LeaseKey::new(name_in(request, ITEMS, "")?)
+    LeaseKey::new(name_in(request, "leases", "")?)
 }
 
 #[cfg(test)]

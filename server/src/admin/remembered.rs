@@ -4,7 +4,8 @@
 //! failed a moment ago (`/admin/v1/failures`). Everybody who shares the records shares these.
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::web::{self, Data, Json, Query};
+use actix_web::{HttpRequest, HttpResponse, Scope};
 use lease::{LeaseError, PAGE_LIMIT_MAX};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -12,7 +13,7 @@ use storage::{Remembered, RememberedClass, RememberedQuery};
 
 use super::order::{Selection, Tally};
 use super::reply::{lease_error, refusal};
-use super::request::{ListQuery, Page, one, remote, whole_ms};
+use super::request::{ListQuery, Page, name_in, one, remote, whole_ms};
 use crate::state::AppState;
 
 /// What one unit is remembered as, as JSON, for this API and for the command line.
@@ -61,12 +62,40 @@ pub struct UnitOrder {
     after: Option<String>,
 }
 
+/// The routes of one class: `GET` lists, `GET …/{unit}` shows one or answers 404, `DELETE
+/// …/{unit}` forgets it, and `POST …/forget` those that a JSON body names.
+///
+/// A unit stands in a path percent-encoded; its slashes may stay as they are.
+pub(super) fn routes(class: RememberedClass) -> Scope {
+    let listing = move |state: Data<AppState>, query: Query<ListQuery>| async move {
+        list(&state, &query, class).await
+    };
+    let showing = move |state: Data<AppState>, request: HttpRequest| async move {
+        show(&state, name_in(&request, resource(class), ""), class).await
+    };
+    let forgetting = move |state: Data<AppState>, request: HttpRequest| async move {
+        let unit = name_in(&request, resource(class), "");
+        forget(&state, &request, unit, class).await
+    };
+    let by_body = move |state: Data<AppState>, request: HttpRequest, order: Json<UnitOrder>| async move {
+        forget_by_body(&state, &request, order.into_inner(), class).await
+    };
+    web::scope(resource(class))
+        .service(web::resource("").get(listing))
+        .service(web::resource("/forget").post(by_body))
+        .service(web::resource("/{unit:.+}").get(showing).delete(forgetting))
+}
+
+/// A class's name below `/admin/v1/`.
+fn resource(class: RememberedClass) -> &'static str {
+    match class {
+        RememberedClass::Negative => "negatives",
+        RememberedClass::Failure => "failures",
+    }
+}
+
 /// Lists one class.
-pub(super) async fn list(
-    state: &AppState,
-    query: &ListQuery,
-    class: RememberedClass,
-) -> HttpResponse {
+async fn list(state: &AppState, query: &ListQuery, class: RememberedClass) -> HttpResponse {
     let after = match query.after(checked) {
         Ok(after) => after,
         Err(error) => return lease_error(&error),
@@ -88,7 +117,7 @@ pub(super) async fn list(
 }
 
 /// Shows one unit of a class, or answers 404.
-pub(super) async fn show(
+async fn show(
     state: &AppState,
     name: Result<String, LeaseError>,
     class: RememberedClass,
@@ -105,7 +134,7 @@ pub(super) async fn show(
 }
 
 /// Forgets what a body says.
-pub(super) async fn forget_by_body(
+async fn forget_by_body(
     state: &AppState,
     request: &HttpRequest,
     order: UnitOrder,
@@ -127,7 +156,7 @@ pub(super) async fn forget_by_body(
 }
 
 /// Forgets one unit and leaves one line in the log, whatever came of it.
-pub(super) async fn forget(
+async fn forget(
     state: &AppState,
     request: &HttpRequest,
     name: Result<String, LeaseError>,

@@ -61,16 +61,20 @@ pub(super) fn one<T: Serialize>(scope: Scope, item: T) -> HttpResponse {
     HttpResponse::Ok().json(One { scope, item })
 }
 
-/// Reads the name from a path, where it stands percent-encoded between `before` and `behind`.
+/// Reads the name from a path, where it stands percent-encoded behind `/admin/v1/{resource}/` and
+/// before `behind`.
 ///
 /// From the path as it was sent: a router decodes some characters and leaves others.
 pub(super) fn name_in(
     request: &HttpRequest,
-    before: &str,
+    resource: &str,
     behind: &str,
 ) -> Result<String, LeaseError> {
     let path = request.uri().path();
-    let tail = path.strip_prefix(before).unwrap_or_default();
+    let tail = path
+        .strip_prefix("/admin/v1/")
+        .and_then(|tail| tail.strip_prefix(resource)?.strip_prefix('/'))
+        .unwrap_or_default();
     let name = tail.strip_suffix(behind).unwrap_or_default();
     let name = percent_decode_str(name).decode_utf8();
     let name = name.map_err(|_| LeaseError::InvalidKey {

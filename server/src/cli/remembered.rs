@@ -1,11 +1,114 @@
-//! What `corral negatives` and `corral failures` share: units that something is remembered of.
+//! `corral negatives` and `corral failures`: units that something is remembered of, for an operator
+//! in front of a running server.
+
+use std::io;
+
+use clap::{Args, Subcommand};
 
 use super::admin_client::AdminClient;
 use super::listing::{self, ListArgs, Listing, one};
 use super::orders::{Which, Words, give};
-use super::session::{Console, Failure};
+use super::session::{self, Console, Failure, ServerArgs};
 use super::table::{pairs, printable, size, span, table};
 use crate::admin::remembered::RememberedItem;
+use crate::config::{ClientSettings, Environment};
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Units that do not exist, as upstream said.
+    Negatives,
+    /// Units that failed, or whose bytes only one instance has.
+    Failures,
+}
+
+impl Class {
+    /// The resource of the admin API.
+    fn resource(self) -> &'static str {
+        match self {
+            Self::Negatives => "negatives",
+            Self::Failures => "failures",
+        }
+    }
+
+    /// What no unit is remembered as, in an empty list.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Negatives => "absent",
+            Self::Failures => "failed",
+        }
+    }
+}
+
+/// The flags of both.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RememberedArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// What to do; `list` when left out.
+    #[command(subcommand)]
+    command: Option<RememberedCommand>,
+}
+
+/// What can be done with what is remembered.
+#[derive(Subcommand, Clone, Debug)]
+pub enum RememberedCommand {
+    /// List the units, and the answer that clients get (the default)
+    List(ListArgs),
+    /// Show one
+    Show {
+        /// What was asked for, as the list shows it, such as example.com/m@v1.0.0.zip
+        unit: String,
+    },
+    /// Ask upstream again with the next request
+    Forget(Which),
+}
+
+impl Default for RememberedCommand {
+    fn default() -> Self {
+        Self::List(ListArgs::default())
+    }
+}
+
+/// Asks the server and prints what it says; returns the exit code.
+///
+/// 0: done. 1: no answer, or a refusal. 2: the command line or the configuration is wrong. 3:
+/// nothing of the class is remembered of the unit.
+///
+/// # Errors
+///
+/// An output cannot be written.
+pub fn run(class: Class, args: &RememberedArgs, environment: &Environment) -> io::Result<u8> {
+    session::run(&args.server, environment, async |settings, console| {
+        ask(class, args, settings, console).await
+    })
+}
+
+/// As [`run`], with everything handed in.
+///
+/// # Errors
+///
+/// An output cannot be written.
+pub async fn ask(
+    class: Class,
+    args: &RememberedArgs,
+    settings: &ClientSettings,
+    console: &mut Console<'_>,
+) -> io::Result<u8> {
+    let as_json = args.server.json;
+    session::ask(settings, console, async |client, console| {
+        match args.command.clone().unwrap_or_default() {
+            RememberedCommand::List(args) => list(client, class, &args, as_json, console).await,
+            RememberedCommand::Show { unit } => show(client, class, &unit, as_json, console).await,
+            RememberedCommand::Forget(which) => {
+                let resource = class.resource();
+                let words = &FORGOTTEN;
+                give(client, resource, "forget", &which, words, as_json, console).await
+            }
+        }
+    })
+    .await
+}
 
 /// What is said of units that were forgotten.
 const FORGOTTEN: Words = Words {
@@ -15,15 +118,14 @@ const FORGOTTEN: Words = Words {
     many: "units",
 };
 
-/// Shows one of the two lists; `empty` is what there is nothing of.
-pub(super) async fn list(
+async fn list(
     client: &AdminClient,
-    resource: &str,
-    empty: &str,
+    class: Class,
     args: &ListArgs,
     as_json: bool,
     console: &mut Console<'_>,
 ) -> Result<u8, Failure> {
+    let resource = class.resource();
     let text = |listing: &Listing<RememberedItem>, console: &Console<'_>| {
         if !listing.items.is_empty() {
             return rows(listing, console) + &listing.footer("unit", "units");
@@ -31,8 +133,9 @@ pub(super) async fn list(
         match args.filter.as_deref() {
             Some(filter) => format!("no {resource} with {:?} in the unit\n", printable(filter)),
             None => format!(
-                "no {resource}: {} remembers no unit {empty}\n",
-                listing.of()
+                "no {resource}: {} remembers no unit as {}\n",
+                listing.of(),
+                class.word()
             ),
         }
     };
@@ -67,14 +170,14 @@ fn answer(item: &RememberedItem) -> String {
 }
 
 /// Shows what is remembered of one unit.
-pub(super) async fn show(
+async fn show(
     client: &AdminClient,
-    resource: &str,
+    class: Class,
     unit: &str,
     as_json: bool,
     console: &mut Console<'_>,
 ) -> Result<u8, Failure> {
-    let (item, json) = one::<RememberedItem>(client, resource, unit).await?;
+    let (item, json) = one::<RememberedItem>(client, class.resource(), unit).await?;
     if as_json {
         writeln!(console.out, "{json:#}")?;
         return Ok(0);
@@ -93,20 +196,6 @@ pub(super) async fn show(
     ));
     write!(console.out, "{}", pairs(&lines))?;
     Ok(0)
-}
-
-/// Forgets what `which` says.
-pub(super) async fn forget(
-    client: &AdminClient,
-    resource: &str,
-    which: &Which,
-    as_json: bool,
-    console: &mut Console<'_>,
-) -> Result<u8, Failure> {
-    give(
-        client, resource, "forget", which, &FORGOTTEN, as_json, console,
-    )
-    .await
 }
 
 #[cfg(test)]

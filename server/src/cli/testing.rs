@@ -9,6 +9,7 @@ use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use clap::Parser;
 
+use super::remembered::Class;
 use super::session::Console;
 use super::{Cli, Command};
 use crate::admin;
@@ -92,8 +93,12 @@ impl Listener {
             Command::Leases(args) => super::leases::ask(args, &settings, console).await,
             Command::Retries(args) => super::retries::ask(args, &settings, console).await,
             Command::Dead(args) => super::dead::ask(args, &settings, console).await,
-            Command::Negatives(args) => super::negatives::ask(args, &settings, console).await,
-            Command::Failures(args) => super::failures::ask(args, &settings, console).await,
+            Command::Negatives(args) => {
+                super::remembered::ask(Class::Negatives, args, &settings, console).await
+            }
+            Command::Failures(args) => {
+                super::remembered::ask(Class::Failures, args, &settings, console).await
+            }
             other => panic!("{other:?} asks no server"),
         };
         Ran {
