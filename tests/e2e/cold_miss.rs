@@ -95,7 +95,7 @@ async fn the_fill_goes_on_when_its_only_client_leaves() {
     corral.get(&zip).await.expect_body(&upstream.body(&zip));
     fetched(&upstream.path(&zip), 1);
     corral.idle().await;
-    nothing_left_over(&corral);
+    nothing_left_over(&corral).await;
     for gauge in ["flights", "flight_waiters", "spool_bytes", "connections"] {
         let name = format!("corral_{gauge}");
         wait::until(&format!("{name} is 0"), PATIENCE, async || {
@@ -118,7 +118,7 @@ async fn what_is_stored_is_what_upstream_sent() {
             .await;
     }
     corral.idle().await;
-    nothing_left_over(&corral);
+    nothing_left_over(&corral).await;
 }
 
 // acceptance: F14

@@ -22,7 +22,7 @@ async fn kill_9_under_a_herd_shows_every_client_a_cut() {
     all_whole(&corral.herd(30, &zip).await, &upstream.body(&zip));
     corral.stored(&zip, &upstream.body(&zip)).await;
     corral.idle().await;
-    nothing_left_over(&corral);
+    nothing_left_over(&corral).await;
     fetched(&upstream.path(&zip), 2);
 }
 
@@ -100,5 +100,5 @@ async fn what_is_in_the_store_after_many_kills_is_whole() {
         corral.get(path).await.expect_body(&upstream.body(path));
     }
     corral.idle().await;
-    nothing_left_over(&corral);
+    nothing_left_over(&corral).await;
 }

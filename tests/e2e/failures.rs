@@ -242,7 +242,7 @@ async fn a_broken_body_is_never_whole_and_never_kept() {
     upstream.path(&zip).heal();
     all_whole(&corral.herd(10, &zip).await, &upstream.body(&zip));
     corral.idle().await;
-    nothing_left_over(&corral);
+    nothing_left_over(&corral).await;
 }
 
 // protocol: D20

@@ -108,14 +108,22 @@ pub(crate) fn fetched(path: &Path, times: u64) {
     assert_eq!(path.requests(), times, "upstream requests");
 }
 
-/// Asserts that neither store nor spool holds anything but whole files.
+/// Waits until the spool holds nothing, and asserts that the store holds nothing but whole files.
 ///
-/// The spool may keep its bookkeeping and the file of the jobs.
-#[track_caller]
-pub(crate) fn nothing_left_over(corral: &Corral) {
+/// The spool may keep its bookkeeping and the file of the jobs. What a killed process left is
+/// brought to the store behind the first requests, and a reader that was cut lets go of its file
+/// when it notices.
+pub(crate) async fn nothing_left_over(corral: &Corral) {
+    let spool = corral.setup().spool_dir();
+    let is_empty = e2e::wait::holds_within(e2e::wait::PATIENCE, async || {
+        e2e::proxy::left_in_spool(&spool).is_empty()
+    });
+    assert!(
+        is_empty.await,
+        "files left in the spool: {:?}",
+        e2e::proxy::left_in_spool(&spool)
+    );
     no_strays(&corral.setup().store_dir());
-    let left = e2e::proxy::left_in_spool(&corral.setup().spool_dir());
-    assert!(left.is_empty(), "files left in the spool: {left:?}");
 }
 
 /// Asserts that a store folder holds nothing but files that a GOPROXY tree has, and at most one

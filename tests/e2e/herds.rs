@@ -227,7 +227,7 @@ async fn a_herd_on_a_broken_zip_sees_it() {
     all_whole(&corral.herd(50, &zip).await, &upstream.body(&zip));
     corral.stored(&zip, &upstream.body(&zip)).await;
     corral.idle().await;
-    nothing_left_over(&corral);
+    nothing_left_over(&corral).await;
 }
 
 // protocol: D22; fault: 2

@@ -70,7 +70,7 @@ async fn kill_9_in_mid_fill_leaves_nothing_and_the_next_fill_is_whole() {
     corral.get(&zip).await.expect_body(&upstream.body(&zip));
     corral.stored(&zip, &upstream.body(&zip)).await;
     corral.idle().await;
-    nothing_left_over(&corral);
+    nothing_left_over(&corral).await;
 }
 
 // protocol: R04; fault: 36

@@ -89,7 +89,7 @@ async fn a_fill_that_does_not_end_is_cut_after_the_drain_timeout() {
     corral.get(&zip).await.expect_body(&upstream.body(&zip));
     corral.stored(&zip, &upstream.body(&zip)).await;
     corral.idle().await;
-    nothing_left_over(&corral);
+    nothing_left_over(&corral).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
