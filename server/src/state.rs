@@ -7,7 +7,7 @@ use std::time::Duration;
 use lease::LeaseTable;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use storage::{StateDir, Warmer};
+use storage::{StateDir, StoreHealth, Warmer};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -94,10 +94,13 @@ impl SumdbNames {
     }
 }
 
+/// Ready, perhaps with a reason why it is degraded; or the reason why it is not.
+pub type Verdict = Result<Option<String>, String>;
+
 /// A look at the store that is shared by probes which come within a second.
 #[derive(Debug, Default)]
 pub struct Readiness {
-    last: Mutex<Option<(Instant, Result<(), String>)>>,
+    last: Mutex<Option<(Instant, Verdict)>>,
     draining: AtomicBool,
 }
 
@@ -107,8 +110,8 @@ impl Readiness {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the store can be read and written; the line says what is wrong.
-    pub async fn check(&self, warmer: &Warmer) -> Result<(), String> {
+    /// Whether requests can be answered; the line says why not.
+    pub async fn check(&self, warmer: &Warmer) -> Verdict {
         if self.draining.load(Ordering::Relaxed) {
             return Err("draining: this instance is stopping".to_owned());
         }
@@ -118,7 +121,13 @@ impl Readiness {
         {
             return verdict.clone();
         }
-        let verdict = warmer.check().await.map_err(|error| error.to_string());
+        let verdict = match warmer.check().await {
+            Ok(StoreHealth::Writable) => Ok(None),
+            Ok(StoreHealth::ReadOnly(error)) => Ok(Some(format!(
+                "{error}; what is fetched is kept in the spool"
+            ))),
+            Err(error) => Err(error.to_string()),
+        };
         *last = Some((Instant::now(), verdict.clone()));
         verdict
     }

@@ -70,7 +70,9 @@ pub use remembered::{Remembered, RememberedClass, RememberedPage, RememberedQuer
 pub use retry::{Delays, RetryPolicy, unit_of_job};
 pub use spool::{FillState, Filling, FillingWriter, HELD_BACK_BYTES, Spool, SpoolLimits};
 pub use state_dir::StateDir;
-pub use store::{ArtifactStore, ByteStream, Created, Source, StoreOptions, Stored, StoredBody};
+pub use store::{
+    ArtifactStore, ByteStream, Created, Source, StoreHealth, StoreOptions, Stored, StoredBody,
+};
 pub use sumdb::SumdbRelay;
 pub use upstream::{
     CacheControl, FetchObserver, FetchOutcome, FetchRequest, Fetched, FetchedBody, FileUpstream,

@@ -119,6 +119,15 @@ pub enum Created {
     },
 }
 
+/// What a store that can be read can do besides.
+#[derive(Debug)]
+pub enum StoreHealth {
+    /// It takes what is written.
+    Writable,
+    /// It does not, as [`Error::Storage`] says: it is read-only, full, or refuses.
+    ReadOnly(Error),
+}
+
 /// The store; cheap to clone.
 #[derive(Clone)]
 pub struct ArtifactStore {
@@ -342,17 +351,24 @@ impl ArtifactStore {
             .await
     }
 
-    /// Writes and reads a few bytes outside the tree.
+    /// Writes and reads a few bytes outside the tree, both at the same time.
     ///
     /// Costs two requests of a remote store: ask rarely and remember the answer.
     ///
     /// # Errors
     ///
-    /// [`Error::Storage`]: the store is read-only, full, gone or does not answer in time.
-    pub async fn check(&self) -> Result<(), Error> {
-        let probe = self.backend.probe();
-        self.within(self.options.check_timeout, "checking", "the storage", probe)
-            .await
+    /// [`Error::Storage`]: the store is gone, cannot be read or does not answer in time.
+    pub async fn check(&self) -> Result<StoreHealth, Error> {
+        let (read, written) = (self.backend.probe_read(), self.backend.probe_write());
+        let timeout = self.options.check_timeout;
+        let (read, written) = tokio::join!(
+            self.within(timeout, "reading", "a probe", read),
+            self.within(timeout, "writing", "a probe", written),
+        );
+        read.map(|()| match written {
+            Ok(()) => StoreHealth::Writable,
+            Err(error) => StoreHealth::ReadOnly(error),
+        })
     }
 
     /// Puts a layer between this store and its backend that fails, delays and lies on demand.

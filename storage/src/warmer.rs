@@ -34,7 +34,7 @@ use crate::relay::serve::Granted;
 use crate::retry::{Retries, RetriesParts, Worker, WorkerParts, sample_queue};
 use crate::revalidations::{Revalidations, revalidate_queued};
 use crate::spool::Spool;
-use crate::store::{ArtifactStore, Stored};
+use crate::store::{ArtifactStore, StoreHealth, Stored};
 use crate::turn::{Outage, Turns};
 use crate::upstream::Upstream;
 
@@ -216,12 +216,12 @@ impl Warmer {
         self.core.flights.list()
     }
 
-    /// Tells whether artifacts can be stored and read: for readiness.
+    /// Tells whether artifacts can be read and stored: for readiness.
     ///
     /// # Errors
     ///
-    /// [`Error::Storage`]: the store does not answer as it should.
-    pub async fn check(&self) -> Result<(), Error> {
+    /// [`Error::Storage`]: the store cannot be read.
+    pub async fn check(&self) -> Result<StoreHealth, Error> {
         self.core.store.check().await
     }
 

@@ -245,7 +245,7 @@ async fn a_damaged_kept_file_is_never_served_and_fetched_again() {
         let upstream = upstream(300_000).await;
         let setup = with_kept_files(&upstream, &store).await;
         damage(&kept_zip(&setup));
-        let corral = setup.start_unready().await;
+        let corral = setup.start().await;
         // The other one is whole.
         corral
             .get(&file("mod"))
@@ -287,7 +287,7 @@ async fn an_unreadable_entry_of_what_is_kept_is_set_aside() {
     for entry in &entries {
         std::fs::write(dir.join(entry), r#"{"v":99,"surprise":true}"#).unwrap();
     }
-    let corral = setup.start_unready().await;
+    let corral = setup.start().await;
     wait::until("they are set aside", PATIENCE, async || {
         let aside = files_under(&dir);
         let aside = aside.iter().filter(|(name, _)| name.contains("corrupt"));

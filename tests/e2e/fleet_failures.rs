@@ -379,7 +379,7 @@ async fn a_rolling_restart_while_the_store_fails_loses_nothing() {
         let member = &mut scene.fleet.members[index];
         member.corral.terminate(PATIENCE).await;
         let setup = member.corral.setup().clone();
-        member.corral = setup.start_unready().await;
+        member.corral = setup.start().await;
         addresses.lock().await[index] = member.corral.addr();
         restarts += 1;
     }

@@ -83,6 +83,14 @@ async fn a_failed_write_is_served_at_once_and_stored_later() {
         assert_eq!(jobs.len(), 3, "{jobs:#?}");
         assert!(jobs.iter().all(|job| job["kind"] == "upload"), "{jobs:#?}");
         assert!(jobs.iter().all(|job| job["owner"].is_string()), "{jobs:#?}");
+        // It stays among those that are asked, and says what is wrong: only the bucket takes
+        // nothing at all.
+        let ready = corral.admin("/readyz").await.expect_status(200);
+        let line = match store {
+            BreakableStore::Folder(_) => "ready\n",
+            BreakableStore::Bucket(_) => "ready, degraded: storage failed",
+        };
+        assert!(ready.text().starts_with(line), "{}", ready.text());
         // Without upstream from here on: what is uploaded is what was kept.
         upstream.stop();
         store.heal();
@@ -116,7 +124,7 @@ async fn kept_files_survive_a_stop_and_a_kill() {
                 corral.terminate(PATIENCE).await;
             }
             upstream.stop();
-            let corral = corral.restart_unready().await;
+            let corral = corral.restart().await;
             keeps(&corral, 3).await;
             for path in &paths {
                 corral.get(path).await.expect_body(&upstream.body(path));
@@ -242,7 +250,7 @@ async fn the_fleet_finds_the_bytes_after_their_instance_was_killed() {
     let dead = &mut fleet.members[0].corral;
     dead.kill9().await;
     let setup = dead.setup().clone();
-    fleet.members[0].corral = setup.start_unready().await;
+    fleet.members[0].corral = setup.start().await;
     keeps(fleet.corral(0), 1).await;
     wait::until("the others get it", PATIENCE, async || {
         fleet.corral(1).get(&zip).await.whole_success()
@@ -331,7 +339,6 @@ async fn kept_files_have_a_budget() {
             is_own_trouble(&reply);
         }
     }
-    corral.idle().await;
     let kept = kept_files(&corral).await;
     assert!((1.0..7.0).contains(&kept), "{kept} files are kept");
     let spool = bytes_under(&corral.setup().spool_dir());

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use e2e::proxy::{Corral, Setup};
 use e2e::upstream::{Answer, FixtureModule, FixtureUpstream, FixtureVersion, build_zip};
-use e2e::wait::{self, PATIENCE};
 
 use crate::fixtures::{M, V, fetched, file, impatient, nothing_left_over, pair, upstream};
 

@@ -134,7 +134,7 @@ pub async fn run_with(plan: &Plan, store: BreakableStore, mut killed: impl FnMut
         if mayhem.rng.random() {
             mayhem.refuse_writes();
         }
-        corral = corral.restart_unready().await;
+        corral = corral.restart().await;
         killed(kill + 1);
     }
     mayhem.mend(&corral, &mut tally).await;

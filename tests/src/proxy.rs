@@ -170,26 +170,12 @@ impl Setup {
         self.start_with(&self.command_line()).await
     }
 
-    /// As [`Setup::start`], but waits only until it is alive: over a store that takes no writes
-    /// no instance says that it is ready.
-    ///
-    /// # Panics
-    ///
-    /// As [`Setup::start`].
-    pub async fn start_unready(&self) -> Corral {
-        self.start_until("/healthz", &self.command_line()).await
-    }
-
     /// As [`Setup::start`], with these arguments instead of [`Setup::command_line`].
     ///
     /// # Panics
     ///
     /// As [`Setup::start`].
     pub async fn start_with(&self, args: &[String]) -> Corral {
-        self.start_until("/readyz", args).await
-    }
-
-    async fn start_until(&self, probe: &str, args: &[String]) -> Corral {
         let process = Process::spawn(args, self.home.path(), &self.env);
         let mut corral = Corral {
             proxy: ([127, 0, 0, 1], 0).into(),
@@ -200,11 +186,11 @@ impl Setup {
         let ports = corral.process.ports(START_LIMIT).await;
         (corral.proxy, corral.admin) = ports;
         let ready = wait::holds_within(START_LIMIT, async || {
-            client::get(corral.admin, probe).await.status == 200
+            client::get(corral.admin, "/readyz").await.status == 200
         });
         assert!(
             ready.await,
-            "no {probe} within {START_LIMIT:?}\n{}",
+            "not ready within {START_LIMIT:?}\n{}",
             corral.process.describe()
         );
         corral
@@ -467,13 +453,6 @@ impl Corral {
     pub async fn restart_with(mut self, setup: Setup) -> Self {
         self.kill9().await;
         setup.start().await
-    }
-
-    /// As [`Corral::restart`], over a store that takes no writes: see [`Setup::start_unready`].
-    pub async fn restart_unready(mut self) -> Self {
-        self.kill9().await;
-        let setup = self.setup.clone();
-        setup.start_unready().await
     }
 
     /// Kills the process if it runs and starts it again on the same directories.

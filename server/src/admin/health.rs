@@ -13,20 +13,24 @@ pub async fn healthz() -> HttpResponse {
     HttpResponse::Ok().content_type(PLAIN).body("ok\n")
 }
 
-/// The store can be read and written; otherwise 503 and a line that says what is wrong.
+/// The store can be read; otherwise 503 and a line that says what is wrong.
 ///
 /// A Valkey in trouble makes an instance degraded, not unready: it answers every request, and a
 /// fleet without its Valkey must not lose all its instances at once. So does a file of jobs that
-/// cannot be written: nothing but what fails from then on depends on it.
+/// cannot be written, as nothing but what fails from then on depends on it, and a store that can
+/// only be read, as what it does not take is kept.
 pub async fn readyz(state: Data<AppState>) -> HttpResponse {
-    let fleet = state.fleet.as_ref().and_then(|fleet| fleet.degraded());
-    let reasons: Vec<String> = fleet.into_iter().chain(state.queue.degraded()).collect();
-    let degraded = (!reasons.is_empty()).then(|| reasons.join("; "));
     match state.readiness.check(&state.warmer).await {
-        Ok(()) => HttpResponse::Ok().content_type(PLAIN).body(match degraded {
-            None => "ready\n".to_owned(),
-            Some(reason) => format!("ready, degraded: {reason}\n"),
-        }),
+        Ok(store) => {
+            let fleet = state.fleet.as_ref().and_then(|fleet| fleet.degraded());
+            let reasons = store.into_iter().chain(fleet);
+            let reasons: Vec<String> = reasons.chain(state.queue.degraded()).collect();
+            let line = match reasons.as_slice() {
+                [] => "ready\n".to_owned(),
+                reasons => format!("ready, degraded: {}\n", reasons.join("; ")),
+            };
+            HttpResponse::Ok().content_type(PLAIN).body(line)
+        }
         Err(line) => HttpResponse::ServiceUnavailable()
             .content_type(PLAIN)
             .body(format!("{line}\n")),

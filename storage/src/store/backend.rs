@@ -42,8 +42,11 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     /// Lists what lies directly in `prefix`, at most `limit` entries.
     async fn list_dir(&self, prefix: &str, limit: usize) -> Result<Directory, BackendError>;
 
-    /// Writes and reads something outside the tree.
-    async fn probe(&self) -> Result<(), BackendError>;
+    /// Shows that objects can be read, with a look outside the tree that needs nothing to be there.
+    async fn probe_read(&self) -> Result<(), BackendError>;
+
+    /// Shows that objects can be written, with something outside the tree.
+    async fn probe_write(&self) -> Result<(), BackendError>;
 }
 
 /// What becomes an object.

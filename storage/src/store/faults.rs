@@ -25,8 +25,10 @@ pub enum Operation {
     Delete,
     /// Listing, of either kind.
     List,
-    /// The readiness check.
-    Check,
+    /// The readiness check's look.
+    CheckRead,
+    /// The readiness check's write.
+    CheckWrite,
 }
 
 /// What happens to a call.
@@ -214,9 +216,15 @@ impl Backend for Faulty {
             .await
     }
 
-    async fn probe(&self) -> Result<(), BackendError> {
+    async fn probe_read(&self) -> Result<(), BackendError> {
         self.faults
-            .apply(Operation::Check, None, self.backend.probe())
+            .apply(Operation::CheckRead, None, self.backend.probe_read())
+            .await
+    }
+
+    async fn probe_write(&self) -> Result<(), BackendError> {
+        self.faults
+            .apply(Operation::CheckWrite, None, self.backend.probe_write())
             .await
     }
 }

@@ -169,8 +169,12 @@ impl Backend for LocalBackend {
         .await
     }
 
-    async fn probe(&self) -> Result<(), BackendError> {
-        self.run(Tree::probe).await
+    async fn probe_read(&self) -> Result<(), BackendError> {
+        self.run(Tree::probe_read).await
+    }
+
+    async fn probe_write(&self) -> Result<(), BackendError> {
+        self.run(Tree::probe_write).await
     }
 }
 
@@ -300,7 +304,12 @@ impl Tree {
         }
     }
 
-    fn probe(&self) -> io::Result<()> {
+    fn probe_read(&self) -> io::Result<()> {
+        std::fs::read_dir(&self.root)?.next().transpose()?;
+        self.check_identity()
+    }
+
+    fn probe_write(&self) -> io::Result<()> {
         self.check_identity()?;
         let staged = self.stage(|file| file.write_all(b"probe"))?;
         if std::fs::read(&staged.path)? != b"probe" {

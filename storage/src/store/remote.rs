@@ -33,8 +33,11 @@ const PAYLOAD_PIECE_BYTES: u64 = 256 << 10;
 /// Uploads from this length on are signed and sent from a thread of their own.
 const THREAD_UPLOAD_BYTES_MIN: u64 = 4 << 20;
 
-/// The object that [`Backend::probe`] writes.
+/// The object that the readiness check writes and looks for.
 const PROBE_NAME: &str = "probe";
+
+/// What the readiness check writes into it.
+const PROBE: &[u8] = b"probe";
 
 /// How much may go on at once, and how long silence is borne.
 #[derive(Debug, Clone)]
@@ -460,21 +463,31 @@ impl Backend for RemoteBackend {
         Ok(directory)
     }
 
-    async fn probe(&self) -> Result<(), BackendError> {
+    async fn probe_read(&self) -> Result<(), BackendError> {
         let location = self.remote.location(&format!("{STAGING}/{PROBE_NAME}"))?;
         let _permit = self.remote.request().await;
-        let store = &self.remote.quick;
-        store
-            .put(&location, PutPayload::from_static(b"probe"))
-            .await
-            .map_err(explain)?;
-        let answer = store.get(&location).await.map_err(explain)?;
-        if self.remote.collect(answer).await? != b"probe"[..] {
+        let answer = match self.remote.quick.get(&location).await {
+            // The first probe of all may be ahead of what it looks for.
+            Err(object_store::Error::NotFound { .. }) => return Ok(()),
+            answer => answer.map_err(explain)?,
+        };
+        if self.remote.collect(answer).await? != PROBE[..] {
             return Err(BackendError::plain(
                 "the storage returned other bytes",
                 false,
             ));
         }
+        Ok(())
+    }
+
+    async fn probe_write(&self) -> Result<(), BackendError> {
+        let location = self.remote.location(&format!("{STAGING}/{PROBE_NAME}"))?;
+        let _permit = self.remote.request().await;
+        let put = self
+            .remote
+            .quick
+            .put(&location, PutPayload::from_static(PROBE));
+        put.await.map_err(explain)?;
         Ok(())
     }
 }

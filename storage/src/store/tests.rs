@@ -305,10 +305,16 @@ async fn a_store_that_cannot_be_written_to_is_still_read() {
         !error.to_string().contains(dir.path().to_str().unwrap()),
         "{error}"
     );
-    assert_eq!(store.check().await.unwrap_err().kind(), ErrorKind::Storage);
+    match store.check().await.unwrap() {
+        StoreHealth::ReadOnly(error) => assert_eq!(error.kind(), ErrorKind::Storage),
+        StoreHealth::Writable => panic!("it cannot be written to"),
+    }
     // It comes back by itself.
     std::fs::remove_file(dir.path().join(".staging")).unwrap();
-    store.check().await.unwrap();
+    assert!(matches!(
+        store.check().await.unwrap(),
+        StoreHealth::Writable
+    ));
 }
 
 // fault: 24
@@ -419,6 +425,21 @@ async fn other_bytes_are_a_conflict_also_after_a_lost_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_that_is_never_answered_leaves_a_store_that_can_be_read() {
+    let faults = Faults::new();
+    let store = open("memory://").with_faults(&faults);
+    faults.inject(Operation::CheckWrite, 1..=1, Fault::Hang);
+    assert!(matches!(
+        store.check().await.unwrap(),
+        StoreHealth::ReadOnly(_)
+    ));
+    assert!(matches!(
+        store.check().await.unwrap(),
+        StoreHealth::Writable
+    ));
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_operation_has_a_deadline() {
     let faults = Faults::new();
     let store = open("memory://").with_faults(&faults);
@@ -428,7 +449,7 @@ async fn every_operation_has_a_deadline() {
         Operation::Replace,
         Operation::Delete,
         Operation::List,
-        Operation::Check,
+        Operation::CheckRead,
     ] {
         faults.inject(operation, .., Fault::Hang);
     }

@@ -153,7 +153,11 @@ impl Backend for HostStore {
         Ok(Directory::default())
     }
 
-    async fn probe(&self) -> Result<(), BackendError> {
+    async fn probe_read(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    async fn probe_write(&self) -> Result<(), BackendError> {
         Ok(())
     }
 }

@@ -83,8 +83,12 @@ impl Backend for Traced<ArtifactStore> {
         self.inner.list_dir(prefix, limit).await.map_err(unclear)
     }
 
-    async fn probe(&self) -> Result<(), BackendError> {
-        self.inner.check().await.map_err(unclear)
+    async fn probe_read(&self) -> Result<(), BackendError> {
+        self.inner.check().await.map(|_| ()).map_err(unclear)
+    }
+
+    async fn probe_write(&self) -> Result<(), BackendError> {
+        self.inner.check().await.map(|_| ()).map_err(unclear)
     }
 }
 
