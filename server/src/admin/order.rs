@@ -84,7 +84,8 @@ impl Tally {
     /// Carries out `order` on the names of one page after the other.
     ///
     /// `page` gives the names after the given one, and where to go on. What was carried out stays
-    /// so, whatever becomes of the rest.
+    /// so, whatever becomes of the rest. However long a page takes, some of it is carried out: who
+    /// goes on gets further each time.
     pub(super) async fn of<T>(
         after: Option<String>,
         page: impl AsyncFn(Option<String>) -> Result<(Vec<T>, Option<String>), LeaseError>,
@@ -97,6 +98,7 @@ impl Tally {
             ..Self::default()
         };
         let mut orders = 0;
+        let is_over = |orders| orders >= ORDERS_MAX || began.elapsed() >= BEGUN_WITHIN;
         loop {
             let (items, next) = match page(tally.next.clone()).await {
                 Ok(page) => page,
@@ -106,7 +108,7 @@ impl Tally {
                 }
             };
             for chunk in items.chunks(SIDE_BY_SIDE) {
-                if orders >= ORDERS_MAX || began.elapsed() >= BEGUN_WITHIN {
+                if orders > 0 && is_over(orders) {
                     return tally;
                 }
                 orders += chunk.len();
@@ -123,7 +125,7 @@ impl Tally {
                 tally.next = chunk.last().map(|last| name(last).to_owned());
             }
             tally.next = next;
-            if tally.next.is_none() {
+            if tally.next.is_none() || is_over(orders) {
                 return tally;
             }
         }
@@ -135,5 +137,51 @@ impl Tally {
             return HttpResponse::Ok().json(self);
         };
         lease_error_with(error, json!(self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::time::advance;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Where to go on after `after`: each page has a name of its own, without end.
+    fn further(after: Option<&str>) -> Option<String> {
+        let page = after.map_or(0, |after| after.parse::<u64>().unwrap());
+        Some((page + 1).to_string())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_without_names_end_with_the_time() {
+        let page = async |after: Option<String>| {
+            advance(SECOND).await;
+            Ok((Vec::new(), further(after.as_deref())))
+        };
+        let order = async |_: &String| unreachable!("there is nothing to be ordered");
+        let walking = Tally::of(None, page, String::as_str, order);
+        let tally = tokio::time::timeout(100 * SECOND, walking).await.unwrap();
+        assert_eq!((tally.changed, tally.skipped), (0, 0));
+        assert_eq!(tally.next.as_deref(), Some("5"));
+        assert!(tally.error.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_page_gets_somewhere() {
+        let page = async |after: Option<String>| {
+            advance(2 * BEGUN_WITHIN).await;
+            let names = (0..2 * SIDE_BY_SIDE).map(|i| format!("{i:03}"));
+            let names: Vec<_> = names.filter(|name| Some(name) > after.as_ref()).collect();
+            Ok((names, None))
+        };
+        let order = async |_: &String| Ok(true);
+        let tally = Tally::of(None, page, String::as_str, order).await;
+        assert_eq!(tally.changed, SIDE_BY_SIDE as u64);
+        assert_eq!(tally.next.as_deref(), Some("031"));
+        let tally = Tally::of(tally.next, page, String::as_str, order).await;
+        assert_eq!((tally.changed, tally.next), (SIDE_BY_SIDE as u64, None));
     }
 }
