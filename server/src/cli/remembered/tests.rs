@@ -94,6 +94,16 @@ async fn units_are_forgotten() {
     assert_eq!(ran.code, EXIT_GONE, "{ran:?}");
     let ran = listener.run("failures forget --all").await;
     assert_eq!(ran.out, "forgotten: 0 units\n", "{ran:?}");
+    let kept = json!({ "kind": "spooled", "address": "10.0.0.7:8072", "token": "t", "len": 7 });
+    listener.remember("k@v1.zip", kept).await;
+    let slow = json!({ "kind": "timed_out", "text": "too slow" });
+    listener.remember("s@v1.zip", slow).await;
+    // Where bytes are that the store does not have is forgotten by name alone.
+    let ran = listener.run("failures forget --all").await;
+    let said = "forgotten: 1 unit; left as they are: 1\n";
+    assert_eq!((ran.code, &*ran.out), (0, said), "{ran:?}");
+    let ran = listener.run("failures forget k@v1.zip").await;
+    assert_eq!(ran.code, 0, "{ran:?}");
     let ran = listener.run("negatives forget --filter m1 --json").await;
     let json: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(json, json!({ "changed": 10, "skipped": 0 }));
