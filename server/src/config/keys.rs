@@ -152,7 +152,7 @@ keys! {
     "fill.concurrency_max" => fill.concurrency_max, Rule::Count(1..=100_000);
     "fill.waiters_max" => fill.waiters_max, Rule::Count(1..=10_000_000);
     "retry.attempts_max" => retry.attempts_max, Rule::Count(1..=1_000);
-    "retry.deadline" => retry.deadline, Rule::Span(SECOND..=days(365));
+    "retry.deadline" => retry.deadline, Rule::Span(SECOND..=lease::LIFE_MAX);
     "retry.concurrency_max" => retry.concurrency_max, Rule::Count(1..=10_000);
     "retry.other_upstreams" => retry.other_upstreams, Rule::Free;
     "sumdb.proxied" => sumdb.proxied, Rule::Text(text::check_database);

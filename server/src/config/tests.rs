@@ -268,6 +268,12 @@ fn a_mistake_is_one_line_with_source_key_and_what_is_allowed() {
             "lease.ttl = \"10m\": must be a duration from 1s to 5m with its unit, such as \"6s\"",
         ),
         (
+            // The queue lets no job live longer.
+            "retry.deadline=31d",
+            "retry.deadline = \"31d\": must be a duration from 1s to 720h with its unit, such as \
+             \"6s\"",
+        ),
+        (
             "zip_bytes_max=1B",
             "zip_bytes_max = \"1B\": must be a size from 1KiB to 1TiB, such as \"64MiB\" or a \
              number of bytes",
