@@ -131,12 +131,21 @@ fn last_error(item: &JobItem) -> String {
     newest.unwrap_or_else(|| "-".to_owned())
 }
 
-/// The errors of the attempts, the newest first: `#2 …; #1 …`, taken apart.
+/// The errors of the attempts, the newest first: `#2 …; #1 …`, taken apart. An error's own text may
+/// have `; #` in it, so a number and a blank must follow.
 fn history(item: &JobItem) -> impl Iterator<Item = String> {
-    let errors = item.last_error.iter().flat_map(|text| text.split("; #"));
-    errors.enumerate().map(|(i, error)| match i {
-        0 => error.to_owned(),
-        _ => format!("#{error}"),
+    let mut rest = item.last_error.as_deref();
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let next = text.match_indices("; ").map(|(at, _)| at).find(|at| {
+            let number = text[at + 2..].strip_prefix('#');
+            let number = number.and_then(|behind| behind.split_once(' '));
+            number.is_some_and(|(number, _)| {
+                !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+            })
+        });
+        rest = next.map(|at| &text[at + 2..]);
+        Some(text[..next.unwrap_or(text.len())].to_owned())
     })
 }
 

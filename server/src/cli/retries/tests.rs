@@ -39,7 +39,8 @@ impl Listener {
         let queue = self.scene.state.warmer.retries();
         let taken = queue.take(WORKER, 1, Duration::from_secs(60)).await;
         let receipt = &taken.unwrap()[0].receipt;
-        let error = "#2 upstream fixture failed: status 500; #1 no connection; told to a client";
+        let error = "#2 upstream fixture failed: status 500; see #3; #x 4; \
+                     #1 no connection; told to a client";
         match dies {
             true => queue.bury(receipt, error).await.unwrap(),
             false => {
@@ -87,7 +88,7 @@ async fn jobs_are_listed_as_tables_and_as_json() {
     assert!(lines[1].ends_with("  -"), "{ran:?}");
     assert!(lines[2].starts_with(UNIT), "{ran:?}");
     assert!(
-        lines[2].ends_with("#2 upstream fixture failed: status 500"),
+        lines[2].ends_with("#2 upstream fixture failed: status 500; see #3; #x 4"),
         "{ran:?}"
     );
     assert!(lines[2].contains("  fetch   queued         1  "), "{ran:?}");
@@ -134,7 +135,7 @@ async fn one_job_is_shown_with_its_history() {
     }
     let lines: Vec<&str> = ran.out.lines().collect();
     let errors = [
-        "errors       #2 upstream fixture failed: status 500",
+        "errors       #2 upstream fixture failed: status 500; see #3; #x 4",
         "             #1 no connection; told to a client",
     ];
     assert!(lines.ends_with(&errors), "{ran:?}");
