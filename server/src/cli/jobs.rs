@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::admin_client::AdminClient;
 use super::listing::{self, ListArgs, Listing, one};
-use super::orders::{Which, Words, give};
+use super::orders::{Which, Words, changes, give};
 use super::session::{Console, Failure};
 use super::table::{pairs, printable, span, table};
 use crate::admin::jobs::JobItem;
@@ -204,7 +204,10 @@ pub(super) async fn drop_jobs(
                 let found = Listing::<JobItem>::read(client, resource, filter, COUNTED_MAX).await?;
                 let those = args.which.those(found.items.len() as u64, &dropped);
                 if found.items.is_empty() {
-                    writeln!(console.out, "{those}: nothing was changed")?;
+                    match as_json {
+                        true => changes(0, 0, console)?,
+                        false => writeln!(console.out, "{those}: nothing was changed")?,
+                    }
                     return Ok(0);
                 }
                 format!("Drop {those}? {}", price(&found.items))
@@ -230,6 +233,9 @@ pub(super) async fn drop_jobs(
 fn price(items: &[JobItem]) -> String {
     match items.iter().filter(|item| item.kind == "upload").count() {
         0 => "Nothing is tried until a client asks again.".to_owned(),
+        1 if items.len() == 1 => {
+            "It has bytes that are nowhere else: they are given up.".to_owned()
+        }
         1 => "One of them has bytes that are nowhere else: they are given up.".to_owned(),
         uploads => {
             format!("{uploads} of them have bytes that are nowhere else: they are given up.")

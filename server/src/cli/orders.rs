@@ -98,10 +98,7 @@ pub(super) async fn give(
         after = next;
     }
     match as_json {
-        true => {
-            let answer = json!({ "changed": changed, "skipped": skipped });
-            writeln!(console.out, "{answer:#}")?;
-        }
+        true => changes(changed, skipped, console)?,
         false => {
             let those = which.those(changed, words);
             write!(console.out, "{}: {those}", words.done)?;
@@ -112,4 +109,15 @@ pub(super) async fn give(
         }
     }
     Ok(0)
+}
+
+/// Prints for a program what came of an order about many.
+pub(super) fn changes(
+    changed: u64,
+    skipped: u64,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    let answer = json!({ "changed": changed, "skipped": skipped });
+    writeln!(console.out, "{answer:#}")?;
+    Ok(())
 }

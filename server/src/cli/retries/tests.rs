@@ -200,7 +200,8 @@ async fn a_job_is_run_requeued_and_dropped() {
     let ran = listener
         .answering("retries drop upload:b@v1.zip", Some("n\n"))
         .await;
-    assert!(ran.err.contains("bytes that are nowhere else"), "{ran:?}");
+    let question = "Drop this job? It has bytes that are nowhere else: they are given up.";
+    assert!(ran.err.contains(question), "{ran:?}");
 }
 
 #[actix_web::test]
@@ -242,6 +243,9 @@ async fn many_jobs_take_one_order() {
         (0, "0 jobs: nothing was changed\n"),
         "{ran:?}"
     );
+    let ran = listener.run("retries drop --all --json").await;
+    let json: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(json, json!({ "changed": 0, "skipped": 0 }));
 }
 
 #[actix_web::test]
