@@ -13,6 +13,7 @@ use actix_web::dev::{AppConfig, Server, ServerHandle};
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use lease::LeaseToken;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin;
@@ -36,6 +37,9 @@ const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long the end of a connection is waited for.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the queue's file may take to be written and closed, even when `drain_timeout` is over.
+const QUEUE_CLOSE_MIN: Duration = Duration::from_secs(1);
 
 /// Why the server did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +119,7 @@ async fn serve(
         "stopping: requests and fetches may end"
     );
     tokio::select! {
-        () = drain(config, &state, &handles) => {}
+        () = drain(config, &state, &handles, fills.handle()) => {}
         _ = stop.recv() => tracing::warn!("stopped at once by a second signal"),
         _ = interrupt.recv() => tracing::warn!("stopped at once by a second signal"),
     }
@@ -134,7 +138,7 @@ struct Handles {
 ///
 /// The internal listener outlives the last lease, or followers would take this instance for dead
 /// while it still holds one; Valkey outlives the last release.
-async fn drain(config: &Config, state: &Data<AppState>, handles: &Handles) {
+async fn drain(config: &Config, state: &Data<AppState>, handles: &Handles, fills: &Handle) {
     let began = tokio::time::Instant::now();
     state.readiness.drain();
     handles.proxy.stop(true).await;
@@ -146,7 +150,14 @@ async fn drain(config: &Config, state: &Data<AppState>, handles: &Handles) {
             "cut fetches that outlasted drain_timeout"
         );
     }
-    state.queue.shutdown().await;
+    let left = config.drain_timeout.saturating_sub(began.elapsed());
+    let queue = state.queue.clone();
+    if !ends_in_time(async move { queue.shutdown().await }, left, fills).await {
+        tracing::warn!(
+            "the queue's file was not closed in time: its disk does not answer; what was not \
+             written to it may be done once more after the next start"
+        );
+    }
     if let Some(internal) = &handles.internal {
         internal.stop(true).await;
     }
@@ -155,6 +166,20 @@ async fn drain(config: &Config, state: &Data<AppState>, handles: &Handles) {
     }
     handles.admin.stop(false).await;
     tracing::info!("stopped");
+}
+
+/// Waits for `closing` as long as is `left`, at least a little; says whether it ended.
+///
+/// It runs on `fills`, with what it has blocking: that runtime alone ends without waiting for a
+/// disk that does not answer.
+async fn ends_in_time(
+    closing: impl Future<Output = ()> + Send + 'static,
+    left: Duration,
+    fills: &Handle,
+) -> bool {
+    let closing = fills.spawn(closing);
+    let closed = tokio::time::timeout(left.max(QUEUE_CLOSE_MIN), closing).await;
+    closed.is_ok()
 }
 
 fn proxy_server(
@@ -261,4 +286,46 @@ fn announce(proxy: SocketAddr, admin: SocketAddr) {
     println!("listening on http://{proxy}");
     println!("admin on http://{admin}");
     tracing::info!("ready: export GOPROXY=http://{proxy}");
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::future::pending;
+    use std::sync::mpsc::channel;
+
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::task::spawn_blocking;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_is_waited_for_and_no_longer() {
+        let fills = Handle::current();
+        for (left, waits) in [(0, 1), (1, 1), (7, 7)] {
+            let (left, began) = (Duration::from_secs(left), Instant::now());
+            assert!(!ends_in_time(pending(), left, &fills).await);
+            assert_eq!(began.elapsed(), Duration::from_secs(waits));
+        }
+        assert!(ends_in_time(async {}, Duration::ZERO, &fills).await);
+    }
+
+    #[test]
+    fn a_disk_that_does_not_answer_keeps_no_process() {
+        let fills = Runtime::new().unwrap();
+        let listeners = Builder::new_current_thread().enable_all().build().unwrap();
+        let (answer, disk) = channel::<()>();
+        let closing = async move { drop(spawn_blocking(move || disk.recv()).await) };
+        let closed = listeners.block_on(ends_in_time(closing, Duration::ZERO, fills.handle()));
+        assert!(!closed);
+        let (end, ended) = channel();
+        std::thread::spawn(move || {
+            drop(listeners);
+            fills.shutdown_timeout(Duration::from_millis(10));
+            end.send(())
+        });
+        ended.recv_timeout(Duration::from_secs(60)).unwrap();
+        drop(answer);
+    }
 }
