@@ -2,23 +2,29 @@
 //!
 //! Layout: `{parent}/state-{n}/` with a file `lock` inside, held by `flock` while a process uses
 //! it, and a file `id`, the owner's lasting name. Each process takes the first that is free, so one
-//! that starts again finds what it had, and two that share a parent by mistake do not mix.
+//! that starts again finds what it had, and two that share a parent by mistake do not mix. Processes
+//! take them one after the other, as far as `flock` on the parent works: then one can look whether
+//! another directory is in use without being in the way of who starts beside it.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::FlockOperation;
 use uuid::Uuid;
 
 use crate::Error;
-use crate::instance_dir::{Claim, lock};
+use crate::instance_dir::{Claim, LOCK_NAME, lock};
 
 /// Processes that may share a parent.
 const SHARED_MAX: usize = 64;
 
 /// The name of the file with the owner's lasting name.
 const ID_NAME: &str = "id";
+
+/// The name of that file while it is written.
+const NEW_ID_NAME: &str = "id.new";
 
 /// This process's part of what outlives processes.
 ///
@@ -46,6 +52,8 @@ impl StateDir {
                  mend that or set `{key}` to a directory that this user can write to"
             ))
         };
+        std::fs::create_dir_all(parent).map_err(failed)?;
+        let turn = turn(parent);
         for n in 0..SHARED_MAX {
             let path = parent.join(format!("state-{n}"));
             std::fs::create_dir_all(&path).map_err(failed)?;
@@ -66,6 +74,16 @@ impl StateDir {
                 );
             }
             let id = lasting_id(&path).map_err(failed)?;
+            if turn.is_some() {
+                for other in left_alone(parent, &path) {
+                    tracing::warn!(
+                        left_alone = %other.display(),
+                        "a directory beside ours in `{key}` holds something, such as jobs or kept \
+                         files, that nobody looks after until a process uses it; each takes the \
+                         lowest number that is free"
+                    );
+                }
+            }
             return Ok(Self {
                 path,
                 id,
@@ -88,6 +106,46 @@ impl StateDir {
     }
 }
 
+/// Waits until no other process takes a directory below `parent`; the next one's turn comes when
+/// the file is closed. `None` where that cannot be had.
+fn turn(parent: &Path) -> Option<File> {
+    let parent = File::open(parent).ok()?;
+    rustix::fs::flock(&parent, FlockOperation::LockExclusive).ok()?;
+    Some(parent)
+}
+
+/// The directories below `parent` beside `ours` that hold something and that no process uses.
+fn left_alone(parent: &Path, ours: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries
+        .filter(|entry| {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("state-"));
+            number.is_some_and(|number| number.parse::<u32>().is_ok())
+        })
+        .map(|entry| entry.path())
+        .filter(|path| path != ours && holds_something(path))
+        // What cannot be looked at belongs to somebody else.
+        .filter(|path| matches!(lock(path), Ok(Claim::Ours(_))))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Says whether there is anything in a directory but what this module puts there and empty folders.
+fn holds_something(dir: &Path) -> bool {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| {
+            let name = entry.file_name();
+            name != LOCK_NAME && name != ID_NAME && name != NEW_ID_NAME
+        })
+        .any(|entry| match std::fs::read_dir(entry.path()) {
+            Ok(mut inside) => inside.next().is_some(),
+            Err(_) => true,
+        })
+}
+
 /// Reads the directory's id, or gives it one.
 fn lasting_id(dir: &Path) -> io::Result<Arc<str>> {
     let path = dir.join(ID_NAME);
@@ -99,7 +157,7 @@ fn lasting_id(dir: &Path) -> io::Result<Arc<str>> {
         Err(error) => return Err(error),
     }
     let id = Uuid::new_v4().simple().to_string();
-    let new = dir.join("id.new");
+    let new = dir.join(NEW_ID_NAME);
     std::fs::write(&new, &id)?;
     File::open(&new)?.sync_all()?;
     std::fs::rename(&new, &path)?;
@@ -122,6 +180,50 @@ mod tests {
         drop(first);
         let again = StateDir::open(parent.path(), "spool.dir").unwrap();
         assert_eq!((again.path(), again.id()), (path.as_path(), &id));
+    }
+
+    #[test]
+    fn what_nobody_looks_after_is_found() {
+        let parent = tempfile::tempdir().unwrap();
+        let open = || StateDir::open(parent.path(), "spool.dir").unwrap();
+        let (ours, used, empty, left) = (open(), open(), open(), open());
+        let left_alone = || left_alone(parent.path(), ours.path());
+        for dir in [&ours, &used, &left] {
+            std::fs::write(dir.path().join("queue"), "a job").unwrap();
+        }
+        // As a copy of a working instance's has it, and beside what is none of ours.
+        let moved = parent.path().join("state-70");
+        std::fs::create_dir_all(moved.join("kept")).unwrap();
+        std::fs::create_dir_all(parent.path().join("state-old/kept/file")).unwrap();
+        let left_path = left.path().to_owned();
+        assert_eq!(left_alone(), Vec::<PathBuf>::new());
+        drop((empty, left));
+        assert_eq!(left_alone(), std::slice::from_ref(&left_path));
+        std::fs::write(moved.join("kept/file"), "bytes").unwrap();
+        assert_eq!(left_alone(), [left_path, moved]);
+    }
+
+    #[test]
+    fn a_look_is_in_nobodys_way() {
+        let parent = tempfile::tempdir().unwrap();
+        let open = || StateDir::open(parent.path(), "spool.dir").unwrap();
+        let first = open().path().to_owned();
+        let turn = turn(parent.path()).unwrap();
+        let Claim::Ours(look) = lock(&first).unwrap() else {
+            panic!("it is in use")
+        };
+        let (opened, news) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let opening = scope.spawn(|| {
+                let dir = open();
+                opened.send(()).unwrap();
+                dir.path().to_owned()
+            });
+            let soon = std::time::Duration::from_millis(200);
+            assert!(news.recv_timeout(soon).is_err(), "it did not wait");
+            drop((look, turn));
+            assert_eq!(opening.join().unwrap(), first);
+        });
     }
 
     #[test]
