@@ -129,7 +129,8 @@ impl Queue {
                              in the background (see /admin/v1/instance)"
                 .to_owned(),
             Self::Shared(_) => "the journal's file cannot be written, so jobs are only as safe as \
-                                valkey keeps them (see /admin/v1/instance)"
+                                valkey keeps them, and newly kept files wait for it with their \
+                                upload (see /admin/v1/instance)"
                 .to_owned(),
         })
     }
