@@ -1,6 +1,7 @@
 //! The `corral` server: HTTP, configuration and process life.
 
 pub mod admin;
+mod allocator;
 pub mod build;
 pub mod cli;
 pub mod config;

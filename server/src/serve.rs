@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin;
 use crate::admin::auth::AdminAccess;
+use crate::allocator;
 use crate::build::{self, Built};
 use crate::cli::{EXIT_USAGE, complain};
 use crate::config::Config;
@@ -69,7 +70,9 @@ pub fn run(config: &Config, config_json: serde_json::Value) -> Result<ExitCode, 
         .thread_name("fill")
         .enable_all()
         .build()?;
+    let giving_back = fills.spawn(allocator::give_back());
     let ran = actix_web::rt::System::new().block_on(serve(config, config_json, &fills));
+    giving_back.abort();
     // Whatever still runs has had its time.
     fills.shutdown_timeout(Duration::from_secs(1));
     match ran {

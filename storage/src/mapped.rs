@@ -1,7 +1,7 @@
 //! Read-only shared mappings of files, and streams over them that never block the worker that
 //! polls them.
 //!
-//! This is the one file of the project that may contain `unsafe`; ADR-0002 says why.
+//! This is the one file that may contain `unsafe` for the sake of memory; ADR-0002 says why.
 //!
 //! Invariants that make it sound:
 //!
