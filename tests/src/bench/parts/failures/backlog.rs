@@ -19,14 +19,15 @@ use crate::wait;
 /// Clients that fill the queue.
 const CLIENTS: usize = 64;
 
-/// Warm requests of each of them before memory is read first.
-const WARM_REQUESTS: usize = 50;
+/// Files that each of them has fetched before memory is read first.
+const FETCHED_BEFORE: usize = 16;
 
 /// A healthy upstream's time to the first byte.
 const LATENCY: Duration = Duration::from_millis(1);
 
-/// Memory is read this long after the last change.
-const SETTLED_AFTER: Duration = Duration::from_secs(2);
+/// Memory is read this long after the last change: a quiet process gives back every ten seconds
+/// what it does not use.
+const SETTLED_AFTER: Duration = Duration::from_secs(15);
 
 /// The drain may take this long before it is given up.
 const DRAINED_WITHIN: Duration = Duration::from_secs(180);
@@ -38,19 +39,21 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     // Upstream asks for a pause in which the queue is filled and weighed; after it, the jobs are
     // due by themselves, as they came.
-    let (jobs, pause_s) = if bench.quick { (500, 20) } else { (10_000, 60) };
+    let (jobs, pause_s) = if bench.quick { (500, 40) } else { (10_000, 60) };
     let upstream = upstream(upstreams).await?;
     let paths: Vec<_> = (0..jobs)
         .map(|number| put_mod(&upstream, "backlog", number))
         .collect();
     upstream.latency(LATENCY);
     // Idle is a process that has worked: with its threads, connections and their buffers.
-    let warm = put_mod(&upstream, "warm", 0);
+    let before: Vec<_> = (0..CLIENTS * FETCHED_BEFORE)
+        .map(|number| put_mod(&upstream, "before", number))
+        .collect();
     let corral = Setup::before(&upstream)
         .set("fill.retries", "0")
         .start()
         .await;
-    ask_all(&corral, &vec![warm; CLIENTS * WARM_REQUESTS], 200).await?;
+    ask_all(&corral, &before, 200).await?;
     upstream.everywhere(Some(Answer::retry_after(
         503,
         "closed for repairs",
