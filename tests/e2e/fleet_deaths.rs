@@ -1,18 +1,13 @@
 //! Instances of a fleet that die, pause or are restarted in the middle of a fill.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use e2e::client::{self, Ending};
 use e2e::fault_proxy::{Direction, Link};
 use e2e::fleet::Plan;
-use e2e::upstream::{FixtureModule, file_path};
-use e2e::wait::{self, PATIENCE};
-use tokio::sync::Mutex;
 
-use crate::fixtures::{V, all_whole, fetched, none_whole};
+use crate::fixtures::{all_whole, fetched, none_whole};
 use crate::fleet_scene::{POLL_MAX, SLACK, Scene, seeds, within};
+use crate::rolling::{RollingLoad, slow_zips};
 
 /// Far longer than a take-over takes, so that no lease ends by itself.
 const LONG_TTL: Duration = Duration::from_secs(20);
@@ -154,75 +149,11 @@ async fn a_paused_holder_and_its_successor_both_finish() {
 // fault: 36
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_under_load_cuts_no_answer() {
-    const FILES: usize = 60;
     let mut scene = Scene::start(Plan::of(3).ttl(Duration::from_secs(3))).await;
-    let paths: Vec<String> = (0..FILES)
-        .map(|number| {
-            let name = format!("example.com/rolling{number}");
-            scene
-                .upstream
-                .add(&FixtureModule::new(&name).version_sized(V, 150_000));
-            let zip = file_path(&name, V, "zip");
-            scene.upstream.path(&zip).bytes_per_second(400_000);
-            zip
-        })
-        .collect();
-    let addresses: Vec<_> = (0..3)
-        .map(|index| scene.fleet.corral(index).addr())
-        .collect();
-    let addresses = Arc::new(Mutex::new(addresses));
-    let over = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..12)
-        .map(|client| {
-            let (paths, addresses) = (paths.clone(), Arc::clone(&addresses));
-            let over = Arc::clone(&over);
-            tokio::spawn(async move {
-                let mut replies = Vec::new();
-                for round in 0.. {
-                    if over.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let path = &paths[(client / 3 + round) % FILES];
-                    let addr = addresses.lock().await[client % 3];
-                    replies.push((path.clone(), client::get(addr, path).await));
-                }
-                replies
-            })
-        })
-        .collect();
-    let mut restarts = 0;
-    for index in 0..3 {
-        let asked = scene.upstream.requests();
-        wait::until("the load goes on", PATIENCE, async || {
-            scene.upstream.requests() > asked + 2
-        })
-        .await;
-        let member = &mut scene.fleet.members[index];
-        member.corral.terminate(PATIENCE).await;
-        let setup = member.corral.setup().clone();
-        member.corral = setup.start().await;
-        addresses.lock().await[index] = member.corral.addr();
-        restarts += 1;
-    }
-    over.store(true, Ordering::Relaxed);
-    let mut whole = 0;
-    for client in clients {
-        for (path, reply) in client.await.unwrap() {
-            let cut = reply.status == 200 && matches!(reply.ending, Ending::Cut(_));
-            assert!(!cut, "{path}: a 200 of {} bytes was cut", reply.body_bytes);
-            if reply.whole_success() {
-                assert!(
-                    reply.body == scene.upstream.body(&path),
-                    "{path}: other bytes"
-                );
-                whole += 1;
-            }
-        }
-    }
-    assert!(whole > FILES / 3, "only {whole} whole answers");
-    for path in &paths {
-        let requests = scene.upstream.path(path).requests();
-        assert!(requests <= 1 + restarts, "{path}: {requests} requests");
-    }
+    let paths = slow_zips(&scene, 60, 400_000);
+    let load = RollingLoad::start(&scene, &paths, 12);
+    load.restart_each(&mut scene).await;
+    let whole = load.end(&scene).await.len();
+    assert!(whole > paths.len() / 3, "only {whole} whole answers");
     scene.fleet.leaves_nothing_behind().await;
 }

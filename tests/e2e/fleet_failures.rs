@@ -1,21 +1,22 @@
 //! Failures in a fleet: told to everybody once, mended by one, remembered over restarts of Valkey.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use e2e::client::{self, Ending, Request};
+use e2e::client::{self, Request};
 use e2e::fleet::{Fleet, Plan};
 use e2e::proxy::{bytes_under, encoded};
 use e2e::stores::BreakableStore;
-use e2e::upstream::{Answer, FixtureModule, file_path, list_path};
+use e2e::upstream::{Answer, FixtureModule, list_path};
 use e2e::valkey::Valkey;
 use e2e::wait::{self, PATIENCE};
-use tokio::sync::Mutex;
 
 use crate::fixtures::{M, V, fetched, file, is_own_trouble};
 use crate::fleet_scene::Scene;
 use crate::retries::unit;
+use crate::rolling::{RollingLoad, slow_zips};
 
 /// Journals are held against the shared queue this often at least, and then some.
 const RECONCILED_WITHIN: Duration = Duration::from_secs(180);
@@ -329,80 +330,21 @@ async fn a_hot_list_whose_renewal_fails_stays_served_at_little_cost() {
 // fault: 36; acceptance: G6
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_while_the_store_fails_loses_nothing() {
-    const FILES: usize = 24;
     let store = BreakableStore::bucket().await;
     let plan = Plan::of(3)
         .ttl(Duration::from_secs(3))
         .storage(&store.url(), &store.env());
     let mut scene = Scene::over(plan, Valkey::start().await).await;
-    let paths: Vec<String> = (0..FILES)
-        .map(|number| {
-            let name = format!("example.com/rolling{number}");
-            let module = FixtureModule::new(&name).version_sized(V, 150_000);
-            scene.upstream.add(&module);
-            let zip = file_path(&name, V, "zip");
-            scene.upstream.path(&zip).bytes_per_second(600_000);
-            zip
-        })
-        .collect();
+    let paths = slow_zips(&scene, 24, 600_000);
     store.refuse_writes([]);
-    let addresses: Vec<_> = (0..3)
-        .map(|index| scene.fleet.corral(index).addr())
-        .collect();
-    let addresses = Arc::new(Mutex::new(addresses));
-    let over = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..9)
-        .map(|client| {
-            let (paths, addresses) = (paths.clone(), Arc::clone(&addresses));
-            let over = Arc::clone(&over);
-            tokio::spawn(async move {
-                let mut replies = Vec::new();
-                for round in 0.. {
-                    if over.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let path = &paths[(client / 3 + round) % FILES];
-                    let addr = addresses.lock().await[client % 3];
-                    replies.push((path.clone(), client::get(addr, path).await));
-                }
-                replies
-            })
-        })
-        .collect();
-    let mut restarts = 0;
-    for index in 0..3 {
-        let asked = scene.upstream.requests();
-        wait::until("the load goes on", PATIENCE, async || {
-            scene.upstream.requests() > asked.min(FILES as u64 - 3) + 2
-        })
-        .await;
-        let member = &mut scene.fleet.members[index];
-        member.corral.terminate(PATIENCE).await;
-        let setup = member.corral.setup().clone();
-        member.corral = setup.start().await;
-        addresses.lock().await[index] = member.corral.addr();
-        restarts += 1;
-    }
-    over.store(true, Ordering::Relaxed);
-    let mut served = std::collections::BTreeSet::new();
-    for client in clients {
-        for (path, reply) in client.await.unwrap() {
-            let cut = reply.status == 200 && matches!(reply.ending, Ending::Cut(_));
-            assert!(!cut, "{path}: a 200 of {} bytes was cut", reply.body_bytes);
-            if reply.whole_success() {
-                assert!(
-                    reply.body == scene.upstream.body(&path),
-                    "{path}: other bytes"
-                );
-                served.insert(path);
-            }
-        }
-    }
-    assert!(served.len() > FILES / 3, "only {} files", served.len());
-    for path in &paths {
-        let requests = scene.upstream.path(path).requests();
-        assert!(requests <= 1 + restarts, "{path}: {requests} requests");
-    }
+    let load = RollingLoad::start(&scene, &paths, 9);
+    load.restart_each(&mut scene).await;
+    let served: BTreeSet<_> = load.end(&scene).await.into_iter().collect();
+    assert!(
+        served.len() > paths.len() / 3,
+        "only {} files",
+        served.len()
+    );
     // Whatever was served is stored in the end, from what the instances kept.
     scene.upstream.stop();
     store.heal();

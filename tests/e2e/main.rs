@@ -33,6 +33,7 @@ mod paths;
 mod queries;
 mod restarts;
 mod retries;
+mod rolling;
 mod shared_store;
 mod shutdown;
 mod stale;
