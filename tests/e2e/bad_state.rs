@@ -211,6 +211,12 @@ async fn with_kept_files(upstream: &FixtureUpstream, store: &BreakableStore) -> 
         corral.get(&file(kind)).await.expect_status(200);
     }
     keeps(&corral, 2).await;
+    let kept = state_dir(&setup).join("kept");
+    wait::until("their notes are gone", PATIENCE, async || {
+        let files = files_under(&kept);
+        files.iter().all(|(name, _)| !name.ends_with(".note"))
+    })
+    .await;
     corral.kill9().await;
     setup
 }

@@ -123,22 +123,23 @@ pub(crate) async fn nothing_left_over(corral: &Corral) {
         "files left in the spool: {:?}",
         e2e::proxy::left_in_spool(&spool)
     );
-    no_strays(&corral.setup().store_dir());
+    no_strays(&corral.setup().store_dir()).await;
 }
 
-/// Asserts that a store folder holds nothing but files that a GOPROXY tree has, and at most one
-/// instance's own empty lock.
-#[track_caller]
-pub(crate) fn no_strays(store: &std::path::Path) {
-    let mut files = e2e::proxy::files_under(store);
-    files.retain(|(path, _)| !is_tree_file(path));
-    let is_lock = |path: &str| path.starts_with(".staging/") && path.ends_with("/lock");
-    let only_a_lock = match files.as_slice() {
-        [] => true,
-        [(path, bytes)] => is_lock(path) && *bytes == 0,
-        _ => false,
+/// Waits until a store folder holds nothing but files that a GOPROXY tree has, and at most one
+/// instance's own empty lock. What is being written meanwhile, as by a job, is on its way.
+pub(crate) async fn no_strays(store: &std::path::Path) {
+    let strays = || {
+        let mut files = e2e::proxy::files_under(store);
+        files.retain(|(path, _)| !is_tree_file(path));
+        let is_lock = |path: &str| path.starts_with(".staging/") && path.ends_with("/lock");
+        match files.as_slice() {
+            [(path, 0)] if is_lock(path) => Vec::new(),
+            _ => files,
+        }
     };
-    assert!(only_a_lock, "stray files in the store: {files:?}");
+    let none = e2e::wait::holds_within(e2e::wait::PATIENCE, async || strays().is_empty());
+    assert!(none.await, "stray files in the store: {:?}", strays());
 }
 
 /// Whether a path relative to the store is one that a GOPROXY tree has.

@@ -38,6 +38,9 @@ async fn branches_commits_and_prefixes_resolve() {
     // The canonical file came with the first query and is stored as such.
     let canonical = file_path(M, PSEUDO, "info");
     corral
+        .stored(&canonical, info_text(PSEUDO).as_bytes())
+        .await;
+    corral
         .get(&canonical)
         .await
         .expect_body(info_text(PSEUDO).as_bytes());

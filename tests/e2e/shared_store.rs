@@ -80,5 +80,5 @@ async fn fetching_the_same_at_once_does_no_harm() {
         .expect_body(&upstream.body(&file("mod")));
     second.idle().await;
     second.terminate(e2e::wait::PATIENCE).await;
-    no_strays(&store);
+    no_strays(&store).await;
 }

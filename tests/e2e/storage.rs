@@ -254,7 +254,7 @@ async fn a_full_disk_under_the_store_still_serves_what_was_fetched() {
     fetched(&upstream.path(&file("zip")), 1);
     corral.idle().await;
     std::fs::remove_file(ballast).unwrap();
-    no_strays(&store);
+    no_strays(&store).await;
     // The next process finds no half of it, and stores the whole.
     let corral = corral.restart().await;
     corral
@@ -267,7 +267,7 @@ async fn a_full_disk_under_the_store_still_serves_what_was_fetched() {
     })
     .await;
     corral.idle().await;
-    no_strays(&store);
+    no_strays(&store).await;
 }
 
 // fault: 34, 35

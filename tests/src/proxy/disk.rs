@@ -1,5 +1,7 @@
 //! What is on disk: the files below a folder, and a file system so small that it fills up.
 
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,9 +19,14 @@ pub fn files_under(dir: &Path) -> Vec<(String, u64)> {
     files
 }
 
-/// The size of all files below `dir` together.
+/// The size of all files below `dir` together; a file with several names counts once.
 pub fn bytes_under(dir: &Path) -> u64 {
-    files_under(dir).iter().map(|(_, size)| size).sum()
+    let files = files_under(dir);
+    let metadata = files
+        .iter()
+        .filter_map(|(path, _)| dir.join(path).metadata().ok());
+    let sizes: HashMap<_, _> = metadata.map(|file| (file.ino(), file.len())).collect();
+    sizes.values().sum()
 }
 
 /// What fills have left in a spool folder: large files and kept bytes, but neither the spool's own
