@@ -114,7 +114,8 @@ impl JobQuery {
 /// Some jobs, in the order of their ids' bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct JobPage {
-    /// The jobs. The set may change between two pages; no job that stayed is left out.
+    /// The jobs; there may be none although more follow. The set may change between two pages; no
+    /// job that stayed is left out.
     pub jobs: Vec<JobView>,
     /// The id to go on after; `None` when there is nothing more.
     pub next: Option<JobId>,

@@ -402,7 +402,6 @@ impl DelayQueue for JournaledQueue {
 
 /// Puts two pages of the same query together; what both have is shown as the journal has it.
 fn merged(own: JobPage, shared: JobPage, limit: usize) -> JobPage {
-    let mut more = own.next.is_some() || shared.next.is_some();
     // Behind the end of a page that goes on, the other page alone would leave jobs out.
     let horizon = own.next.iter().chain(&shared.next).min().cloned();
     let mut jobs = own.jobs;
@@ -414,18 +413,17 @@ fn merged(own: JobPage, shared: JobPage, limit: usize) -> JobPage {
     let others: Vec<_> = others.collect();
     jobs.extend(others);
     jobs.sort_unstable_by(|a, b| a.info.id.cmp(&b.info.id));
-    if let Some(horizon) = horizon {
-        jobs.retain(|view| view.info.id <= horizon);
+    if let Some(horizon) = &horizon {
+        jobs.retain(|view| view.info.id <= *horizon);
     }
-    more |= jobs.len() > limit;
+    let is_cut = jobs.len() > limit;
     jobs.truncate(limit);
-    JobPage {
-        next: jobs
-            .last()
-            .map(|last| last.info.id.clone())
-            .filter(|_| more),
-        jobs,
-    }
+    let next = match jobs.last().filter(|_| is_cut) {
+        Some(last) => Some(last.info.id.clone()),
+        // A page that goes on may be empty: all that was to be on it has moved on.
+        None => horizon,
+    };
+    JobPage { jobs, next }
 }
 
 /// Returns what an order came to that went to both queues: what it changed in either.

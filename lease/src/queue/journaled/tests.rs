@@ -141,6 +141,66 @@ async fn pages_of_both_are_put_together() {
     }
 }
 
+// What a page of the shared queue was to show has moved on, and what comes behind has not.
+#[tokio::test]
+async fn a_page_without_jobs_is_not_the_last_one() {
+    let journal = LocalQueue::journal_in_memory(QueueLimits::default(), Arc::new(TokioClock));
+    for n in [1, 5, 9] {
+        journal.push(&job(&format!("unit{n}"))).await.unwrap();
+    }
+    let own = async |limit| {
+        let query = JobQuery {
+            limit,
+            ..JobQuery::default()
+        };
+        journal.list(&query).await.unwrap()
+    };
+    let empty = |next: Option<&str>| JobPage {
+        jobs: Vec::new(),
+        next: next.map(id),
+    };
+    let shown = |page: JobPage| {
+        let ids: Vec<_> = page.jobs.into_iter().map(|view| view.info.id).collect();
+        (ids, page.next)
+    };
+    for (own, shared, limit, expected, next) in [
+        (empty(None), empty(Some("unit3")), 3, vec![], Some("unit3")),
+        (
+            own(3).await,
+            empty(Some("unit3")),
+            3,
+            vec!["unit1"],
+            Some("unit3"),
+        ),
+        (own(3).await, empty(Some("unit0")), 3, vec![], Some("unit0")),
+        (
+            own(2).await,
+            empty(Some("unit7")),
+            2,
+            vec!["unit1", "unit5"],
+            Some("unit5"),
+        ),
+        (
+            own(3).await,
+            empty(Some("unit7")),
+            1,
+            vec!["unit1"],
+            Some("unit1"),
+        ),
+        (
+            own(3).await,
+            empty(None),
+            3,
+            vec!["unit1", "unit5", "unit9"],
+            None,
+        ),
+    ] {
+        let page = merged(own, shared, limit);
+        let expected: Vec<_> = expected.into_iter().map(id).collect();
+        assert_eq!(shown(page), (expected, next.map(id)));
+    }
+}
+
 // The journal learns what others did, and keeps nothing for ever.
 #[tokio::test]
 async fn the_journal_follows_the_shared_queue() {
