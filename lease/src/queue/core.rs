@@ -43,6 +43,8 @@ pub(super) struct Core {
     due: BTreeSet<(u64, u64)>,
     taken: BTreeSet<(u64, u64)>,
     dead: BTreeSet<(u64, u64)>,
+    /// The dead that have an owner, and maybe the only pointer to something that is kept there.
+    dead_owned: BTreeSet<(u64, u64)>,
     done: BTreeMap<u64, Done>,
     done_serials: HashMap<JobSerial, u64>,
     bytes: usize,
@@ -80,6 +82,7 @@ impl Core {
             due: BTreeSet::new(),
             taken: BTreeSet::new(),
             dead: BTreeSet::new(),
+            dead_owned: BTreeSet::new(),
             done: BTreeMap::new(),
             done_serials: HashMap::new(),
             bytes: 0,
@@ -327,7 +330,7 @@ impl Core {
     }
 
     fn live(&self) -> usize {
-        self.entries.len() - self.dead.len()
+        self.entries.len() - self.dead.len() - self.dead_owned.len()
     }
 
     fn fits(&self, entry: &Entry) -> bool {
@@ -356,15 +359,17 @@ impl Core {
             return;
         };
         let before = std::mem::replace(&mut entry.phase, phase);
-        self.index(before, seq, false);
-        self.index(phase, seq, true);
+        let owned = entry.owner.is_some();
+        self.index(before, seq, owned, false);
+        self.index(phase, seq, owned, true);
     }
 
-    fn index(&mut self, phase: Phase, seq: u64, add: bool) {
+    fn index(&mut self, phase: Phase, seq: u64, owned: bool, add: bool) {
         let (set, at) = match phase {
             Phase::Arriving { .. } => return,
             Phase::Queued { due } => (&mut self.due, due),
             Phase::Taken { until } => (&mut self.taken, until),
+            Phase::Dead { since } if owned => (&mut self.dead_owned, since),
             Phase::Dead { since } => (&mut self.dead, since),
         };
         if add {
@@ -392,12 +397,14 @@ impl Core {
     fn remove(&mut self, seq: u64) -> Option<Entry> {
         let entry = self.entries.remove(&seq)?;
         self.ids.remove(&entry.id);
-        self.index(entry.phase, seq, false);
+        self.index(entry.phase, seq, entry.owner.is_some(), false);
         self.bytes -= entry.bytes();
         self.touch(seq);
         Some(entry)
     }
 
+    /// Lets the dead leave that are too many. Those with an owner stay: nobody else remembers what
+    /// they are for, and they are no more than that instance keeps.
     fn make_room_for_the_dead(&mut self, now: u64) {
         while self.dead.len() > self.limits.dead_max {
             let Some((_, seq)) = self.dead.first().copied() else {

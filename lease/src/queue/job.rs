@@ -263,7 +263,9 @@ pub struct Backup {
 pub struct QueueLimits {
     /// Most jobs that wait or are taken; default 10,000. At the limit the newest is refused.
     pub jobs_max: usize,
-    /// Most dead jobs; default 10,000. At the limit the one that died first leaves.
+    /// Most dead jobs without an owner; default 10,000. At the limit the one that died first
+    /// leaves. Dead jobs with an owner stay until somebody requeues or drops them, and are bounded
+    /// by `bytes_max`; a queue that many instances share is given none.
     pub dead_max: usize,
     /// Most pushes that are remembered as over, for journals to learn of or to tell; default
     /// 20,000. What is forgotten early may be done once more.

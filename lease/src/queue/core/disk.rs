@@ -231,9 +231,9 @@ impl Core {
         }
         self.bytes += entry.bytes();
         self.ids.insert(entry.id.clone(), seq);
-        let phase = entry.phase;
+        let (phase, owned) = (entry.phase, entry.owner.is_some());
         self.entries.insert(seq, entry);
-        self.index(phase, seq, true);
+        self.index(phase, seq, owned, true);
         true
     }
 

@@ -1,6 +1,9 @@
 //! The core against a model that is too simple to be wrong: a list that is searched every time.
 
 #![allow(clippy::unwrap_used)]
+
+mod bounds;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -392,7 +395,7 @@ fn agree(driven: &Driven, model: &Model) -> Result<(), TestCaseError> {
         );
     }
     // Every index says the same, and the byte count is that of what is there.
-    let indexed = core.due.len() + core.taken.len() + core.dead.len();
+    let indexed = core.due.len() + core.taken.len() + core.dead.len() + core.dead_owned.len();
     prop_assert_eq!(indexed, core.entries.len());
     let bytes: usize = core.entries.values().map(Entry::bytes).sum();
     prop_assert_eq!(core.bytes, bytes);
@@ -403,69 +406,4 @@ fn agree(driven: &Driven, model: &Model) -> Result<(), TestCaseError> {
         prop_assert_eq!(driven.disk.len(), core.entries.len() + core.done.len());
     }
     Ok(())
-}
-
-#[test]
-fn bytes_are_bounded() {
-    let limits = QueueLimits {
-        bytes_max: 100,
-        ..QueueLimits::default()
-    };
-    let mut core = Core::new(limits, Memory::Over, false);
-    let job = |n, bytes| NewJob::new(id(n), "fill", Bytes::from(vec![0; bytes]));
-    assert_eq!(core.push(START, &job(1, 80), Role::Own), Pushed::Queued);
-    assert_eq!(core.push(START, &job(2, 11), Role::Own), Pushed::Full);
-    assert_eq!(core.push(START, &job(2, 10), Role::Own), Pushed::Queued);
-    core.drop_job(START, &id(1));
-    assert_eq!(core.push(START, &job(3, 80), Role::Own), Pushed::Queued);
-}
-
-// acceptance: A23
-#[test]
-fn ten_thousand_jobs_are_little() {
-    let mut core = Core::new(QueueLimits::default(), Memory::Over, false);
-    for n in 0..10_000 {
-        let id = JobId::new(format!("example.com/module{n}@v1.{n}.0.zip")).unwrap();
-        let job = NewJob::new(id, "fill", Bytes::from_static(&[b'x'; 300]));
-        assert_eq!(core.push(START, &job, Role::Own), Pushed::Queued);
-    }
-    assert!(core.bytes < 4 * 1024 * 1024, "{}", core.bytes);
-    let mut done = 0;
-    loop {
-        let taken = core.take(START, "worker", 100, Duration::from_secs(60), Serving::All);
-        if taken.is_empty() {
-            break;
-        }
-        for job in taken {
-            assert_eq!(core.ack(START, &job.receipt), Settled::Settled);
-            done += 1;
-        }
-    }
-    assert_eq!((done, core.len(), core.bytes), (10_000, 0, 0));
-}
-
-// Whatever a file says twice, the shared queue is told once.
-#[test]
-fn what_is_owed_twice_is_paid_once() {
-    let mut core = Core::new(QueueLimits::default(), Memory::Owed, true);
-    let done = StoredJob::named("unit", JobSerial::random(), StoredState::Done);
-    let stored = vec![(1, done.clone()), (2, done)];
-    assert_eq!(core.load(stored, START, START + WALL_AHEAD), 0);
-    let owed = core.owed(10);
-    assert_eq!(owed.len(), 1);
-    core.paid(&owed);
-    assert_eq!(core.owed(10), []);
-    let batch = core.begin_write(START, START + WALL_AHEAD);
-    let removed = batch.writes.iter().filter(|(_, job)| job.is_none());
-    assert_eq!(removed.count(), 2);
-}
-
-#[test]
-fn a_number_that_nobody_gave_ends_no_counting() {
-    let mut core = core();
-    let stored = StoredJob::named("unit", JobSerial::random(), StoredState::Queued);
-    assert_eq!(core.load(vec![(u64::MAX, stored)], START, START), 1);
-    core.pass_over(&[u64::MAX]);
-    let job = NewJob::new(id(1), "fill", Bytes::new());
-    assert_eq!(core.push(START, &job, Role::Own), Pushed::Queued);
 }
