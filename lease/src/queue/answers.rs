@@ -10,8 +10,9 @@ use super::job::{JobId, JobInfo, JobSerial};
 pub enum Pushed {
     /// It is in the queue.
     Queued,
-    /// A job of this id is there. If it waits, it stands for this push from now on, and has the
-    /// earlier of the two due times; if it is being worked on, it does so once that has failed.
+    /// A job of this id is there. If it waits, it stands for this push from now on, and keeps its
+    /// due time unless the push [hurries](crate::NewJob::hurries) and is due earlier; if it is
+    /// being worked on, it stands for the push once that has failed.
     AlreadyQueued {
         /// The push that the job stands for, or will.
         serial: JobSerial,

@@ -107,7 +107,10 @@ impl Core {
 
     fn push_again(&mut self, now: u64, seq: u64, job: &NewJob) -> Pushed {
         let entry = &self.entries[&seq];
-        let other = now + clamped_ms(job.due_in, DELAY_MAX);
+        let hurried = |due: u64| match job.hurries {
+            true => due.min(now + clamped_ms(job.due_in, DELAY_MAX)),
+            false => due,
+        };
         let again = Pushed::AlreadyQueued { serial: job.serial };
         let next = Next {
             serial: job.serial,
@@ -123,12 +126,8 @@ impl Core {
                 self.wait_for(seq, next);
                 return again;
             }
-            Phase::Queued { due } => Phase::Queued {
-                due: due.min(other),
-            },
-            Phase::Arriving { due } => Phase::Arriving {
-                due: due.min(other),
-            },
+            Phase::Queued { due } => Phase::Queued { due: hurried(due) },
+            Phase::Arriving { due } => Phase::Arriving { due: hurried(due) },
         };
         self.stand_for(now, seq, next);
         self.enter(seq, phase);

@@ -114,6 +114,9 @@ pub struct NewJob {
     pub owner: Option<Arc<str>>,
     /// How long from now it is due; at most [`DELAY_MAX`].
     pub due_in: Duration,
+    /// Whether a job of this id that waits already becomes due as early as this one. Otherwise it
+    /// keeps its time: it may be backing off from what has just failed once more.
+    pub hurries: bool,
     /// How long from now the work is worth doing; at most [`LIFE_MAX`]. The queue only carries it:
     /// what to do with a job that is too late is for the worker to say.
     pub deadline_in: Duration,
@@ -123,7 +126,7 @@ pub struct NewJob {
 }
 
 impl NewJob {
-    /// Makes a job for any instance, due at once, with the furthest deadline.
+    /// Makes a job for any instance, due at once, with the furthest deadline, that hurries no other.
     pub fn new(id: JobId, kind: &str, payload: Bytes) -> Self {
         Self {
             id,
@@ -132,6 +135,7 @@ impl NewJob {
             payload,
             owner: None,
             due_in: Duration::ZERO,
+            hurries: false,
             deadline_in: LIFE_MAX,
             reason: None,
         }

@@ -187,8 +187,9 @@ impl DelayQueue for ValkeyQueue {
         let owner = job.owner.as_deref().unwrap_or("");
         let reason = bounded_error(job.reason.as_deref().unwrap_or(""));
         let id = job.id.as_str();
+        let hurries = if job.hurries { "1" } else { "0" };
         let args = [
-            id, &serial, &body, &job.kind, owner, &due_in, &life, &reason,
+            id, &serial, &body, &job.kind, owner, &due_in, &life, &reason, hurries,
         ];
         let answer = self
             .run(Act::new("push job", id), &self.scripts.push, &args)

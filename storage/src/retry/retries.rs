@@ -36,6 +36,15 @@ pub(crate) struct RetriesParts {
     pub(crate) metrics: Arc<StorageMetrics>,
 }
 
+/// When a job is due.
+#[derive(Debug, Clone, Copy)]
+enum Due {
+    /// After this, unless it waits already: then it keeps its time.
+    Unhurried(Duration),
+    /// After this, even if it waits already and for longer.
+    AtLatest(Duration),
+}
+
 /// The queue of jobs for later, as fills and the worker share it.
 #[derive(Debug)]
 pub(crate) struct Retries {
@@ -80,12 +89,14 @@ impl Retries {
 
     /// Makes a job of a fetch that failed with `error`, if that is one to try again.
     ///
-    /// Call it before the failure is told to anybody. A job that waits already stays the one.
+    /// Call it before the failure is told to anybody. A job that waits already stays the one, and
+    /// keeps its time: clients that ask on must not cancel its back-off and use up its attempts.
     /// Cancelling leaves open whether there is a job.
     pub(crate) async fn push_fetch(&self, key: &ArtifactKey, error: &Error) {
         if self.on_failure == OnFailure::Queue && makes_a_job(key, error) {
             let due_in = first_delay(&self.config, error.retry_after());
-            self.push(JobKind::Fetch, key, due_in, Some(&causes(error)))
+            let due = Due::Unhurried(due_in);
+            self.push(JobKind::Fetch, key, due, Some(&causes(error)))
                 .await;
         }
     }
@@ -94,8 +105,8 @@ impl Retries {
     pub(crate) async fn push_cut_short(&self, key: &ArtifactKey) {
         if self.on_failure == OnFailure::Queue && !key.is_mutable() {
             let why = "a stop of the process cut its fetch short";
-            self.push(JobKind::Fetch, key, Duration::ZERO, Some(why))
-                .await;
+            let due = Due::AtLatest(Duration::ZERO);
+            self.push(JobKind::Fetch, key, due, Some(why)).await;
         }
     }
 
@@ -103,24 +114,23 @@ impl Retries {
     ///
     /// Call it when the bytes are durable. Returns whether there is a job now, or was before.
     pub(crate) async fn push_upload(&self, key: &ArtifactKey) -> bool {
-        let due_in = first_delay(&self.config, None);
-        self.push(JobKind::Upload, key, due_in, None).await
+        let due = Due::AtLatest(first_delay(&self.config, None));
+        self.push(JobKind::Upload, key, due, None).await
     }
 
-    async fn push(
-        &self,
-        kind: JobKind,
-        key: &ArtifactKey,
-        due_in: Duration,
-        why: Option<&str>,
-    ) -> bool {
+    async fn push(&self, kind: JobKind, key: &ArtifactKey, due: Due, why: Option<&str>) -> bool {
         let job = Job {
             kind,
             key: key.clone(),
         };
+        let (due_in, hurries) = match due {
+            Due::Unhurried(due_in) => (due_in, false),
+            Due::AtLatest(due_in) => (due_in, true),
+        };
         let pushing = async {
             let new = NewJob {
                 due_in,
+                hurries,
                 deadline_in: self.config.deadline,
                 reason: why.map(Arc::from),
                 owner: (kind == JobKind::Upload).then(|| self.worker.clone()),

@@ -197,6 +197,7 @@ impl Core {
             payload: job.payload,
             owner: job.owner,
             due_in: ms(job.due_ms.saturating_sub(wall).min(delay)),
+            hurries: false,
             deadline_in: ms(job.deadline_ms.saturating_sub(wall).min(life)),
             reason: None,
         };

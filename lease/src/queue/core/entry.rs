@@ -206,6 +206,7 @@ impl Entry {
                 payload: self.payload.clone(),
                 owner: self.owner.clone(),
                 due_in: ms(due.saturating_sub(now)),
+                hurries: false,
                 deadline_in: ms(self.deadline.saturating_sub(now)),
                 reason: None,
             },

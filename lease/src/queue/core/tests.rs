@@ -24,6 +24,7 @@ enum Op {
     Push {
         id: u8,
         due_in: u64,
+        hurries: bool,
     },
     Take {
         limit: usize,
@@ -46,7 +47,8 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let (id, receipt, ms) = (0..8_u8, 0..30_usize, 0..50_u64);
     prop_oneof![
-        6 => (id.clone(), ms.clone()).prop_map(|(id, due_in)| Op::Push { id, due_in }),
+        6 => (id.clone(), ms.clone(), any::<bool>())
+            .prop_map(|(id, due_in, hurries)| Op::Push { id, due_in, hurries }),
         5 => (0..4_usize, 1..50_u64)
             .prop_map(|(limit, visibility)| Op::Take { limit, visibility }),
         3 => receipt.clone().prop_map(Op::Ack),
@@ -133,7 +135,9 @@ impl Model {
             return match &mut there.at {
                 At::Dead(_) => Pushed::Dead { serial },
                 At::Queued(at) => {
-                    *at = due.min(*at);
+                    if job.hurries {
+                        *at = due.min(*at);
+                    }
                     there.serial = job.serial;
                     Pushed::AlreadyQueued { serial: job.serial }
                 }
@@ -277,9 +281,9 @@ proptest! {
             let core = &mut driven.core;
             let receipt = |n: usize| receipts.get(n % receipts.len().max(1)).cloned();
             match op {
-                Op::Push { id: n, due_in } => {
+                Op::Push { id: n, due_in, hurries } => {
                     let new = NewJob::new(id(n), "fill", Bytes::from(vec![n; 3]));
-                    let new = NewJob { due_in: ms(due_in), ..new };
+                    let new = NewJob { due_in: ms(due_in), hurries, ..new };
                     let pushed = core.push(now, &new, Role::Own);
                     let arrival = core.arrival(&new.id);
                     driven.flush();

@@ -93,22 +93,50 @@ pub(super) async fn one_of_many_pushes_wins(case: &Case<'_>) {
     assert!(jobs.iter().any(|job| job.serial == taken.info.serial));
 }
 
-pub(super) async fn the_earlier_due_time_stays(case: &Case<'_>) {
-    case.push_in("unit", LONG).await;
-    let again = |due_in| async move {
-        let job = NewJob {
-            due_in,
-            ..job("unit")
-        };
-        case.b.push(&job).await.expect("the queue answers")
+/// Pushes a job of the id again; the later push is the one that the job stands for.
+async fn push_again(case: &Case<'_>, due_in: Duration, hurries: bool) {
+    let job = NewJob {
+        due_in,
+        hurries,
+        ..job("unit")
     };
-    again(LONG * 2).await;
+    let pushed = case.b.push(&job).await.expect("the queue answers");
+    assert_eq!(pushed, Pushed::AlreadyQueued { serial: job.serial });
+}
+
+pub(super) async fn a_push_that_hurries_moves_the_due_time_forward(case: &Case<'_>) {
+    case.push_in("unit", LONG).await;
+    push_again(case, LONG * 2, true).await;
     assert!(case.due_in("unit").await <= LONG);
-    again(LONG / 2).await;
+    push_again(case, LONG / 2, true).await;
     assert!(case.due_in("unit").await <= LONG / 2);
     assert_eq!(case.take().await, []);
-    again(Duration::ZERO).await;
+    push_again(case, Duration::ZERO, true).await;
     assert_eq!(ids(&case.take().await), ["unit"]);
+}
+
+// fault: 29
+pub(super) async fn any_other_push_leaves_a_back_off_alone(case: &Case<'_>) {
+    case.push_in("unit", LONG).await;
+    push_again(case, Duration::ZERO, false).await;
+    assert_eq!(case.take().await, [], "as it was pushed first");
+    case.a
+        .run_now(&job_id("unit"))
+        .await
+        .expect("the queue answers");
+    let taken = case.take_one().await;
+    push_again(case, Duration::ZERO, false).await;
+    let retry = case.a.retry(&taken.receipt, LONG, "e").await;
+    assert_eq!(retry.expect("the queue answers"), Settled::Settled);
+    assert_eq!(case.take().await, [], "as its worker has put it back");
+    for due_in in [Duration::ZERO, LONG * 2] {
+        push_again(case, due_in, false).await;
+        let left = case.due_in("unit").await;
+        assert!(left <= LONG && left + case.while_ > LONG, "{left:?}");
+    }
+    assert_eq!(case.take().await, []);
+    let view = case.get("unit").await.expect("it is there");
+    assert_eq!(view.info.attempts, 1);
 }
 
 pub(super) async fn a_full_queue_refuses_the_newest(case: &Case<'_>) {

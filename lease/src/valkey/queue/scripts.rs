@@ -121,8 +121,8 @@ local function keep()
 end
 ";
 
-/// `id`, `serial`, `body`, `kind`, `owner`, `due_in`, `life`, `reason` → 1 queued, or {2 already,
-/// 3 dead; serial}, or 0 full.
+/// `id`, `serial`, `body`, `kind`, `owner`, `due_in`, `life`, `reason`, `hurries` → 1 queued, or
+/// {2 already, 3 dead; serial}, or 0 full.
 const PUSH: &str = "\
 local id, due = ARGV[1], now + ARGV[6]
 local j = read(id)
@@ -136,7 +136,8 @@ if j then
   else
     stand_for(j, ARGV[2], now)
     write(id, j)
-    place(id, DUE, math.min(due, at))
+    if ARGV[9] == '1' then at = math.min(due, at) end
+    place(id, DUE, at)
     trim_done()
   end
   keep()

@@ -129,6 +129,34 @@ async fn a_job_is_not_sooner_than_upstream_asked() {
     assert_eq!(scene.upstream.fetches(INFO_PATH), 3);
 }
 
+// Clients that ask on while upstream is down neither cancel a job's back-off nor what upstream
+// asked for, and so use up none of its attempts.
+// acceptance: B16; fault: 28; fault: 29
+#[tokio::test]
+async fn a_clients_failure_leaves_a_jobs_back_off_alone() {
+    let (scene, _clock) = still_scene();
+    let payload = format!("{{\"v\":1,\"path\":\"{INFO_PATH}\"}}");
+    let id = JobId::new(key(INFO_PATH).unit()).unwrap();
+    let job = NewJob::new(id.clone(), "fetch", payload.into());
+    scene.queue.push(&job).await.unwrap();
+    let back_off = Duration::from_secs(1_800);
+    for attempt in 1..=4 {
+        scene.queue.run_now(&id).await.unwrap();
+        let taken = scene.queue.take("another", 1, back_off).await.unwrap();
+        assert_eq!(taken[0].info.attempts, attempt);
+        let error = format!("#{attempt} status 500");
+        let put_back = scene.queue.retry(&taken[0].receipt, back_off, &error);
+        put_back.await.unwrap();
+    }
+    scene.upstream.serve(INFO_PATH, Reply::failure());
+    let instance = started(&scene, "a");
+    instance.read(&key(INFO_PATH)).await.unwrap_err();
+    assert_eq!(pushed(&instance, "already_queued"), 1);
+    let job = job_of(&scene, INFO_PATH).await.unwrap();
+    assert_eq!(job.info.attempts, 4);
+    assert_eq!(job.state, JobState::Queued { due_in: back_off });
+}
+
 // acceptance: B16; fault: 38
 #[tokio::test(start_paused = true)]
 async fn a_job_that_keeps_failing_is_given_up_and_stays_listed_with_its_history() {
