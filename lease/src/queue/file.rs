@@ -31,9 +31,13 @@ const CACHE_BYTES: usize = 1024 * 1024;
 pub(super) struct QueueFile {
     path: PathBuf,
     database: Option<Database>,
+    set_aside: Option<SetAside>,
     #[cfg(test)]
     disk: std::sync::Arc<faults::Disk>,
 }
+
+/// Where a file went that was not usable, and why.
+pub(super) type SetAside = (PathBuf, String);
 
 /// What opening the file brought.
 #[derive(Debug)]
@@ -42,8 +46,6 @@ pub(super) struct Opened {
     pub(super) jobs: Vec<(u64, StoredJob)>,
     /// The numbers of those that mean nothing.
     pub(super) unreadable: Vec<u64>,
-    /// Where a file went that was not usable, and why.
-    pub(super) set_aside: Option<(PathBuf, String)>,
 }
 
 /// Why the file could not be opened or written.
@@ -68,6 +70,7 @@ impl QueueFile {
         Self {
             path,
             database: None,
+            set_aside: None,
             #[cfg(test)]
             disk: std::sync::Arc::default(),
         }
@@ -87,6 +90,11 @@ impl QueueFile {
         self.database.is_some()
     }
 
+    /// Returns where a file went that was not usable, once; also when no new one could be begun.
+    pub(super) fn take_set_aside(&mut self) -> Option<SetAside> {
+        self.set_aside.take()
+    }
+
     /// Opens the file and reads it; makes it where there is none. `since_epoch` names a file that
     /// has to be moved aside.
     pub(super) fn open(&mut self, since_epoch: Duration) -> Result<Opened, FileError> {
@@ -94,7 +102,7 @@ impl QueueFile {
         if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder).map_err(FileError::Io)?;
         }
-        let reason = match guarded(|| self.try_open()) {
+        let reason = match self.open_or_begin() {
             Ok(opened) => {
                 self.sync_folder();
                 return Ok(opened);
@@ -104,13 +112,27 @@ impl QueueFile {
             Err(FileError::Io(error)) if self.is_barred(&error) => error.to_string(),
             Err(error) => return Err(error),
         };
-        let aside = self.set_aside(since_epoch).map_err(FileError::Io)?;
-        let opened = guarded(|| self.try_open())?;
+        let aside = self.move_aside(since_epoch).map_err(FileError::Io)?;
+        self.set_aside = Some((aside, reason));
+        let opened = self.open_or_begin()?;
         self.sync_folder();
-        Ok(Opened {
-            set_aside: Some((aside, reason)),
-            ..opened
-        })
+        Ok(opened)
+    }
+
+    /// Opens the file; leaves an empty one behind where it could not begin one.
+    fn open_or_begin(&mut self) -> Result<Opened, FileError> {
+        let is_new = match self.path.metadata() {
+            Ok(there) => there.is_file() && there.len() == 0,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        let opened = guarded(|| self.try_open());
+        if is_new && matches!(&opened, Err(error) if !matches!(error, FileError::InUse)) {
+            // On a full disk it is long and has nothing in it, which would be taken for damage the
+            // next time and moved aside, each second anew. There may be none to be cut.
+            let mut options = std::fs::OpenOptions::new();
+            let _ = options.write(true).truncate(true).open(&self.path);
+        }
+        opened
     }
 
     /// Says whether `error` means that something is at the file's path that nobody may open.
@@ -164,15 +186,11 @@ impl QueueFile {
             }
         }
         self.database = Some(database);
-        Ok(Opened {
-            jobs,
-            unreadable,
-            set_aside: None,
-        })
+        Ok(Opened { jobs, unreadable })
     }
 
     /// Renames the file so that nothing is lost that somebody may yet want to look at.
-    fn set_aside(&self, since_epoch: Duration) -> io::Result<PathBuf> {
+    fn move_aside(&self, since_epoch: Duration) -> io::Result<PathBuf> {
         for n in 0..100 {
             let mut name = self.path.clone().into_os_string();
             name.push(format!(".corrupt-{}", since_epoch.as_millis() + n));

@@ -316,16 +316,9 @@ impl Shared {
             return false;
         }
         state.tried = Some(now);
-        let opened = match state.file.open(self.wall()) {
-            Ok(opened) => opened,
-            Err(error) => {
-                self.report(state, Err(error));
-                return false;
-            }
-        };
-        state.tried = None;
-        let path = state.file.path().display();
-        if let Some((aside, reason)) = opened.set_aside {
+        let opened = state.file.open(self.wall());
+        if let Some((aside, reason)) = state.file.take_set_aside() {
+            let path = state.file.path().display();
             tracing::warn!(
                 queue.file = %path,
                 queue.set_aside = %aside.display(),
@@ -336,6 +329,15 @@ impl Shared {
                 health.set_aside.push(aside);
             }
         }
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.report(state, Err(error));
+                return false;
+            }
+        };
+        state.tried = None;
+        let path = state.file.path().display();
         let mut core = lock(&self.core);
         core.pass_over(&opened.unreadable);
         if core.is_loaded() {

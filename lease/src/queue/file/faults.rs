@@ -15,6 +15,8 @@ use redb::{BackendError, StorageBackend};
 pub(crate) struct Disk {
     /// Files cannot grow.
     pub(crate) full: AtomicBool,
+    /// Files can grow, since holes take no room, but nothing fits into them.
+    pub(crate) no_room: AtomicBool,
     /// Nothing can be written.
     pub(crate) read_only: AtomicBool,
     /// What was written may be lost.
@@ -77,6 +79,7 @@ impl StorageBackend for Backend {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        Disk::check(&self.disk.no_room, io::ErrorKind::StorageFull)?;
         Disk::check(&self.disk.read_only, io::ErrorKind::ReadOnlyFilesystem)?;
         self.file.write(offset, data)
     }

@@ -44,8 +44,11 @@ impl QueueFile {
     }
 }
 
-fn opened(folder: &Folder) -> Opened {
-    QueueFile::new(folder.file()).open(NOW).unwrap()
+/// Opens the file for a moment; returns as well where another one went.
+fn opened(folder: &Folder) -> (Opened, Option<SetAside>) {
+    let mut file = QueueFile::new(folder.file());
+    let opened = file.open(NOW).unwrap();
+    (opened, file.take_set_aside())
 }
 
 #[test]
@@ -59,11 +62,11 @@ fn what_was_written_is_read() {
     file.write(&[(1, None), (2, Some(changed.clone())), (9, None)])
         .unwrap();
     file.close();
-    let opened = opened(&folder);
+    let (opened, set_aside) = opened(&folder);
     assert_eq!(opened.jobs.len(), 2);
     assert_eq!(opened.jobs[0], (2, changed));
     assert_eq!(opened.jobs[1].0, 3);
-    assert_eq!((opened.unreadable, opened.set_aside), (vec![], None));
+    assert_eq!((opened.unreadable, set_aside), (vec![], None));
 }
 
 #[test]
@@ -93,9 +96,9 @@ fn a_newer_format_is_moved_aside() {
         .unwrap();
     writing.commit().unwrap();
     drop(database);
-    let opened = opened(&folder);
+    let (opened, set_aside) = opened(&folder);
     assert!(opened.jobs.is_empty());
-    let (aside, reason) = opened.set_aside.unwrap();
+    let (aside, reason) = set_aside.unwrap();
     assert!(reason.contains("format is 2"), "{reason}");
     assert!(aside.ends_with("queue.redb.corrupt-1700000000000"));
     assert_eq!(
@@ -112,7 +115,7 @@ fn an_entry_that_means_nothing_stays_and_hides_nothing() {
     file.put_bytes(7, b"\xff");
     file.close();
     for _ in 0..2 {
-        let opened = opened(&folder);
+        let (opened, _) = opened(&folder);
         assert_eq!((opened.jobs.len(), opened.unreadable), (2, vec![7]));
     }
 }
@@ -127,13 +130,32 @@ fn other_files_are_moved_aside_one_by_one() {
             "no database of ours, but long enough to be read",
         )
         .unwrap();
-        let opened = opened(&folder);
-        assert!(opened.jobs.is_empty() && opened.set_aside.is_some());
+        let (opened, set_aside) = opened(&folder);
+        assert!(opened.jobs.is_empty() && set_aside.is_some());
         assert_eq!(folder.names().len(), n + 1, "nothing is overwritten");
     }
     // An empty file is what a process leaves that was killed at the very beginning.
     std::fs::write(folder.file(), "").unwrap();
-    assert_eq!(opened(&folder).set_aside, None);
+    assert_eq!(opened(&folder).1, None);
+}
+
+// A file that there was no room to begin is no damaged one, however long it is.
+// fault: 34
+#[test]
+fn a_file_that_could_not_be_begun_is_begun_later() {
+    let folder = Folder::new();
+    let mut file = QueueFile::new(folder.file());
+    file.disk().no_room.store(true, Relaxed);
+    for _ in 0..3 {
+        let error = file.open(NOW).unwrap_err();
+        assert!(matches!(error, FileError::Io(_)), "{error}");
+        assert_eq!(file.take_set_aside(), None);
+        assert_eq!(folder.names(), ["queue.redb"]);
+    }
+    file.disk().no_room.store(false, Relaxed);
+    assert!(file.open(NOW).unwrap().jobs.is_empty());
+    file.write(&[(1, Some(stored("unit")))]).unwrap();
+    assert_eq!(folder.names(), ["queue.redb"]);
 }
 
 #[test]
@@ -152,7 +174,7 @@ fn what_nobody_may_open_is_moved_aside() {
     let folder = Folder::new();
     std::fs::create_dir(folder.file()).unwrap();
     std::fs::write(folder.file().join("note"), "not ours").unwrap();
-    let aside = opened(&folder).set_aside.unwrap().0;
+    let aside = opened(&folder).1.unwrap().0;
     assert!(aside.join("note").exists(), "nothing is deleted");
     assert!(folder.file().is_file());
 
@@ -161,7 +183,7 @@ fn what_nobody_may_open_is_moved_aside() {
     file.disk().forbidden.store(true, Relaxed);
     let there = file.open(NOW).unwrap();
     assert!(there.jobs.is_empty());
-    let (aside, reason) = there.set_aside.unwrap();
+    let (aside, reason) = file.take_set_aside().unwrap();
     assert!(reason.contains("permission"), "{reason}");
     file.write(&[(1, Some(stored("new")))]).unwrap();
     // Whoever gets it back finds all of it.
@@ -194,12 +216,12 @@ proptest! {
         let mut file = QueueFile::new(folder.file());
         let opened = file.open(NOW).unwrap();
         prop_assert!(opened.jobs.len() <= 20);
-        if let Some((aside, _)) = &opened.set_aside {
+        if let Some((aside, _)) = file.take_set_aside() {
             prop_assert_eq!(std::fs::read(aside).unwrap().len(), content.len());
         }
         file.write(&[(99, Some(stored("new")))]).unwrap();
         file.close();
-        let jobs = self::opened(&folder).jobs;
+        let jobs = self::opened(&folder).0.jobs;
         prop_assert!(jobs.iter().any(|(seq, _)| *seq == 99));
     }
 }

@@ -194,6 +194,35 @@ async fn a_push_that_finds_the_file_at_last_is_answered_by_what_is_there() {
     assert_eq!(pushed, Pushed::AlreadyQueued { serial: new.serial });
 }
 
+// Operators hear where the damaged file went although there is no room for another.
+// acceptance: G6; fault: 34
+#[tokio::test]
+async fn a_damaged_file_on_a_full_disk_is_moved_aside_once_and_told() {
+    log::keep();
+    let (folder, clock) = (Folder::new(), ManualClock::new());
+    let first = open(&folder, &clock).await;
+    // Whose file it is until then, the second cannot even see that it is damaged.
+    let second = open(&folder, &clock).await;
+    first.close().await;
+    std::fs::write(folder.file(), "this was a queue once").unwrap();
+    second.disk().await.no_room.store(true, Relaxed);
+    for _ in 0..3 {
+        clock.advance(REOPEN_EVERY);
+        second.push(&job("unit")).await.unwrap_err();
+        let health = second.file_health().unwrap();
+        assert!(health.last_error.is_some());
+        assert_eq!(health.set_aside.len(), 1);
+        assert_eq!(folder.names().len(), 2);
+    }
+    let path = folder.file().display().to_string();
+    let told = log::warnings_with(&[&path, "moved aside"]);
+    assert_eq!(told.len(), 1, "{told:?}");
+    second.disk().await.no_room.store(false, Relaxed);
+    clock.advance(REOPEN_EVERY);
+    assert_eq!(second.push(&job("unit")).await.unwrap(), Pushed::Queued);
+    assert_eq!(second.file_health().unwrap().set_aside.len(), 1);
+}
+
 // acceptance: G6
 #[tokio::test]
 async fn a_folder_that_cannot_be_used_stops_nothing() {
