@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
 use super::answers::{
@@ -146,7 +146,12 @@ impl LocalQueue {
             return;
         };
         let mut state = Arc::clone(file).lock_owned().await;
+        let shared = Arc::clone(&self.shared);
         let closing = tokio::task::spawn_blocking(move || {
+            if lock(&shared.core).wants_file() {
+                // What changed while we waited for the file; nobody can write it after us.
+                shared.write(&mut state);
+            }
             state.closed = true;
             state.file.close();
         });
@@ -195,7 +200,7 @@ impl LocalQueue {
             let change = core.changes();
             (change, core.is_settled(change))
         };
-        let state = Arc::clone(file).lock_owned().await;
+        let mut state = Arc::clone(file).lock_owned().await;
         // Whoever had the file before may have written this too. What came since is for those to
         // write who wait behind: were it written here, every write would carry one change.
         let done = {
@@ -209,7 +214,7 @@ impl LocalQueue {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        let written = tokio::task::spawn_blocking(move || shared.write(state)).await;
+        let written = tokio::task::spawn_blocking(move || shared.write(&mut state)).await;
         if let Err(error) = written {
             // The runtime is ending, or our own code panicked: nothing was promised to anybody.
             tracing::debug!(%error, "the queue's file was not written");
@@ -289,8 +294,8 @@ impl Shared {
     }
 
     /// Brings the file up to date, with whoever waits behind `state` meanwhile.
-    fn write(&self, mut state: OwnedMutexGuard<FileState>) {
-        let opened = state.file.is_open() || self.open(&mut state);
+    fn write(&self, state: &mut FileState) {
+        let opened = state.file.is_open() || self.open(state);
         let batch = lock(&self.core).begin_write(self.now(), self.wall_ms());
         let written = match opened {
             true if batch.writes.is_empty() => Ok(()),
@@ -305,7 +310,7 @@ impl Shared {
             state.tried = Some(self.clock.now());
         }
         lock(&self.core).end_write(batch, written.is_ok());
-        self.report(&state, written);
+        self.report(state, written);
     }
 
     /// Opens the file, and reads it if that was not done yet.

@@ -89,6 +89,25 @@ async fn everything_outlives_the_process() {
     assert_eq!(taken[1].info.last_error.as_deref(), Some("later"));
 }
 
+// What happened while a queue waited for its file to close it is the last that is written.
+#[tokio::test]
+async fn a_change_on_the_way_to_the_end_is_written() {
+    let (folder, clock) = (Folder::new(), ManualClock::new());
+    let queue = open(&folder, &clock).await;
+    queue.push(&job("unit")).await.unwrap();
+    let taken = take(&queue).await;
+    let busy = Arc::clone(queue.shared.file.as_ref().unwrap());
+    let busy = busy.lock_owned().await;
+    let mut closing = Box::pin(queue.close());
+    assert!(futures::poll!(closing.as_mut()).is_pending());
+    let mut ack = Box::pin(queue.ack(&taken[0].receipt));
+    assert!(futures::poll!(ack.as_mut()).is_pending());
+    drop(ack);
+    drop(busy);
+    closing.await;
+    assert_eq!(take(&open(&folder, &clock).await).await, []);
+}
+
 // Nothing waits for ever because somebody set the clock.
 #[tokio::test]
 async fn a_wall_clock_that_jumps_stalls_nothing() {
