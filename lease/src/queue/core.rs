@@ -123,7 +123,7 @@ impl Core {
                 };
             }
             Phase::Taken { .. } => {
-                self.wait_for(seq, next);
+                self.wait_for(now, seq, next);
                 return again;
             }
             Phase::Queued { due } => Phase::Queued { due: hurried(due) },
@@ -149,11 +149,21 @@ impl Core {
     }
 
     /// Keeps a push that came while somebody works on the job: success serves it too, and after a
-    /// failure the job stands for it.
-    fn wait_for(&mut self, seq: u64, next: Next) {
-        if let Some(entry) = self.entries.get_mut(&seq) {
-            entry.next = Some(next);
-            self.touch(seq);
+    /// failure the job stands for it. One that waited for the same gives way to it.
+    fn wait_for(&mut self, now: u64, seq: u64, next: Next) {
+        let Some(entry) = self.entries.get_mut(&seq) else {
+            return;
+        };
+        if entry.serial == next.serial {
+            // It was repeated, and is what is being done.
+            return;
+        }
+        let earlier = entry.next.replace(next);
+        let JobRef { id, .. } = entry.to_ref();
+        self.touch(seq);
+        let earlier = earlier.filter(|earlier| earlier.serial != next.serial);
+        if let Some(Next { serial, .. }) = earlier.filter(|_| self.memory == Memory::Over) {
+            self.note_done(now, JobRef { id, serial }.into());
         }
     }
 

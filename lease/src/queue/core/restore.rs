@@ -62,7 +62,7 @@ impl Core {
         let last = entry.next.map_or(entry.pushed, |last| last.pushed);
         match entry.phase {
             Phase::Queued { .. } if last < next.pushed => self.stand_for(now, seq, next),
-            Phase::Taken { .. } if last < next.pushed => entry.next = Some(next),
+            Phase::Taken { .. } if last < next.pushed => self.wait_for(now, seq, next),
             _ => return,
         }
         self.touch(seq);

@@ -219,6 +219,16 @@ pub(super) async fn what_is_finished_is_gone(case: &Case<'_>) {
     assert_eq!(case.get("taken").await, None);
     let ack = case.a.ack(&receipt).await;
     assert_eq!(ack.expect("the queue answers"), Settled::Stale);
+    // A push that was repeated while somebody worked on it is the one that is done.
+    let repeated = job("repeated");
+    case.a.push(&repeated).await.expect("the queue answers");
+    let receipt = case.take_one().await.receipt;
+    let again = case.a.push(&repeated).await.expect("the queue answers");
+    let serial = repeated.serial;
+    assert_eq!(again, Pushed::AlreadyQueued { serial });
+    let done = [DoneJob::from(&receipt)];
+    case.a.finish(&done).await.expect("the queue answers");
+    assert_eq!(case.get("repeated").await, None);
     // So is what was acknowledged or dropped; a queue may forget it, but never shows it as there.
     let acked = job("acked");
     case.a.push(&acked).await.expect("the queue answers");

@@ -106,8 +106,15 @@ local function trim_dead()
   return trim(DEAD, @DEAD_MAX, function(id) remove(id, read(id)) end)
 end
 local function stand_for(j, serial, pushed)
-  if j.serial ~= serial then over(j.serial) end
+  for _, earlier in ipairs({j.serial, j.later}) do
+    if earlier ~= serial then over(earlier) end
+  end
   j.serial, j.pushed, j.later, j.later_pushed = serial, pushed, '', 0
+end
+local function wait_for(j, serial, pushed)
+  if serial == j.serial then return end
+  if serial ~= j.later then over(j.later) end
+  j.later, j.later_pushed = serial, pushed
 end
 local function come_back(j)
   if j.later ~= '' then stand_for(j, j.later, j.later_pushed) end
@@ -131,15 +138,15 @@ if j then
   if state == 'd' then return {3, j.serial} end
   call('HSETNX', JOBS, id, ARGV[3])
   if state == 't' then
-    j.later, j.later_pushed = ARGV[2], now
+    wait_for(j, ARGV[2], now)
     write(id, j)
   else
     stand_for(j, ARGV[2], now)
     write(id, j)
     if ARGV[9] == '1' then at = math.min(due, at) end
     place(id, DUE, at)
-    trim_done()
   end
+  trim_done()
   keep()
   return {2, ARGV[2]}
 end
@@ -352,7 +359,7 @@ if it[1] == 'o' and not dead and not call('ZSCORE', DONE, serial) then
   local j, state = read(id), where(id)
   if math.max(j.pushed, j.later_pushed) < pushed and state ~= 'd' then
     if state == 't' then
-      j.later, j.later_pushed = serial, pushed
+      wait_for(j, serial, pushed)
     else
       stand_for(j, serial, pushed)
     end

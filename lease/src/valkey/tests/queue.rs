@@ -391,6 +391,25 @@ async fn a_job_that_cannot_be_read_is_passed_over() {
     assert_eq!(ids(&single.take().await), ["odd"]);
 }
 
+// What is memory, and what gave way meanwhile, is told to whoever asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_gave_way_to_a_later_one_is_over() {
+    let single = Single::new().await;
+    let jobs = [(); 3].map(|()| job("unit"));
+    single.queue.push(&jobs[0]).await.unwrap();
+    let taken = single.take().await;
+    for job in &jobs[1..] {
+        single.queue.push(job).await.unwrap();
+    }
+    single.queue.ack(&taken[0].receipt).await.unwrap();
+    let refs = jobs.map(|job| JobRef {
+        id: job.id,
+        serial: job.serial,
+    });
+    let reviews = single.queue.review(&refs).await.unwrap();
+    assert_eq!(reviews, [crate::Review::Done; 3]);
+}
+
 // fault: 21
 // acceptance: G6
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
