@@ -332,7 +332,7 @@ impl Core {
         if let Some(entry) = self.entries.get_mut(&seq) {
             entry.attempts = 0;
             entry.delay = 0;
-            entry.deadline = now + entry.deadline.saturating_sub(entry.created);
+            entry.live_again(now);
         }
         self.enter(seq, Phase::Queued { due: now });
         Changed::Changed

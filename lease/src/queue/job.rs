@@ -226,7 +226,7 @@ pub struct JobInfo {
     pub owner: Option<Arc<str>>,
     /// How often it was taken, the current time included.
     pub attempts: u32,
-    /// How long ago it was pushed first, by the queue's clock.
+    /// How long ago it was pushed first, or got another life, by the queue's clock.
     pub age: Duration,
     /// How long the work is still worth doing; zero when it no longer is.
     pub deadline_in: Duration,
@@ -250,7 +250,7 @@ pub struct TakenJob {
 pub struct Backup {
     /// The job; its times count from now.
     pub job: NewJob,
-    /// How long ago it was pushed first.
+    /// How long ago it was pushed first, or got another life.
     pub age: Duration,
     /// How long ago it was pushed last: the push that it stands for.
     pub pushed_ago: Duration,

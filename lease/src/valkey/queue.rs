@@ -60,6 +60,7 @@ impl ValkeyQueue {
                 done_ttl_ms: DONE_TTL.as_millis(),
                 delay_ms_max: DELAY_MAX.as_millis(),
                 visibility_ms_max: VISIBILITY_MAX.as_millis(),
+                life_ms_max: LIFE_MAX.as_millis(),
             }),
             dead_dropped: AtomicU64::new(0),
             scriptless: AtomicBool::new(false),

@@ -198,7 +198,7 @@ impl Core {
             owner: job.owner,
             due_in: ms(job.due_ms.saturating_sub(wall).min(delay)),
             hurries: false,
-            deadline_in: ms(job.deadline_ms.saturating_sub(wall).min(life)),
+            deadline_in: ms(life),
             reason: None,
         };
         if new.check().is_err() || self.ids.contains_key(&new.id) {
@@ -207,6 +207,8 @@ impl Core {
         let mut entry = Entry::new(now, &new, job.role, false);
         let age = wall.saturating_sub(job.created_ms);
         entry.created = now.saturating_sub(age.min(clamped_ms(LIFE_MAX, LIFE_MAX)));
+        // It is worth doing no longer than it once was, and another life is no longer than this.
+        entry.deadline -= now - entry.created;
         let ago = |then: u64| now.saturating_sub(wall.saturating_sub(then));
         // A version that knew of one push only meant the first.
         entry.pushed = ago(job.pushed_ms.max(job.created_ms)).max(entry.created);

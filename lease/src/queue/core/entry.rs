@@ -103,6 +103,13 @@ impl Entry {
         }
     }
 
+    /// Begins another life, which lasts as long as the one before.
+    pub(super) fn live_again(&mut self, now: u64) {
+        let life = self.deadline.saturating_sub(self.created);
+        self.created = now;
+        self.deadline = now + life.min(clamped_ms(LIFE_MAX, LIFE_MAX));
+    }
+
     /// What it counts for against the limit.
     pub(super) fn bytes(&self) -> usize {
         let error = self.error.as_ref().map_or(0, |error| error.len());

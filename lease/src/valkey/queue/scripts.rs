@@ -321,7 +321,7 @@ local id = ARGV[1]
 local j = read(id)
 if not j or where(id) ~= 'd' then return 0 end
 if live() >= @JOBS_MAX then return 3 end
-j.deadline, j.attempts = now + j.deadline - j.created, 0
+j.deadline, j.created, j.attempts = now + math.min(j.deadline - j.created, @LIFE_MAX), now, 0
 write(id, j)
 place(id, DUE, now)
 keep()
@@ -438,6 +438,7 @@ pub(super) struct Numbers {
     pub(super) done_ttl_ms: u128,
     pub(super) delay_ms_max: u128,
     pub(super) visibility_ms_max: u128,
+    pub(super) life_ms_max: u128,
 }
 
 impl QueueScripts {
@@ -451,7 +452,8 @@ impl QueueScripts {
                     .replace("@DONE_TTL", &numbers.done_ttl_ms.to_string())
                     .replace("@TTL", &numbers.ttl_ms.to_string())
                     .replace("@DELAY_MAX", &numbers.delay_ms_max.to_string())
-                    .replace("@VISIBILITY_MAX", &numbers.visibility_ms_max.to_string()),
+                    .replace("@VISIBILITY_MAX", &numbers.visibility_ms_max.to_string())
+                    .replace("@LIFE_MAX", &numbers.life_ms_max.to_string()),
             )
         };
         Self {
