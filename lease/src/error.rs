@@ -131,3 +131,11 @@ impl LeaseErrorKind {
         }
     }
 }
+
+/// Returns what an error says, and what its causes say.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", with_causes(source)),
+        None => error.to_string(),
+    }
+}

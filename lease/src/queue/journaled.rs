@@ -15,8 +15,8 @@
 //! A job with an owner is the business of one instance and its disk, so it never leaves the journal.
 //!
 //! Each push has a serial, and a job stands for the latest push of its id: what ends an earlier one
-//! does not end it. Every [`RECONCILE_EVERY`], and as soon as the shared queue answers again, the
-//! journal is held against the shared queue, push by push:
+//! does not end it. Every [`RECONCILE_EVERY`], and as soon as the shared queue takes jobs again,
+//! the journal is held against the shared queue, push by push:
 //!
 //! - What was done there leaves the journal; what was done here while it was away is removed there,
 //!   unless somebody works on it.
@@ -59,6 +59,7 @@ use super::job::{
 };
 use super::local::{FileHealth, LocalQueue};
 use super::stored::Role;
+use crate::error::with_causes;
 use crate::sync::lock;
 use crate::{Clock, LeaseError, LeaseErrorKind, PAGE_LIMIT_MAX};
 
@@ -83,7 +84,7 @@ pub struct JournaledQueue {
 /// How the two are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalHealth {
-    /// Why the shared queue did not answer; `None` when it did last.
+    /// Why the shared queue did not answer, or did not take a job; `None` once it writes again.
     pub shared_error: Option<String>,
     /// The journal's file; `None` for a journal in memory.
     pub file: Option<FileHealth>,
@@ -100,8 +101,10 @@ struct Inner {
     shared: Arc<dyn DelayQueue>,
     journal: LocalQueue,
     clock: Arc<dyn Clock>,
-    /// Since when the shared queue does not answer, and why.
+    /// Since when the shared queue does not answer or takes no jobs, and why.
     away: Mutex<Option<(Instant, String)>>,
+    /// A push that never was: what the shared queue is told to see whether it writes anything down.
+    sign: DoneJob,
     /// Pushes that are in the journal and still on their way to the shared queue.
     on_the_way: Mutex<HashSet<JobSerial>>,
     /// Asks for a reconciliation now.
@@ -128,6 +131,10 @@ impl JournaledQueue {
             journal,
             clock,
             away: Mutex::new(None),
+            sign: DoneJob::from(JobRef {
+                id: JobId::new("sign of life").expect("it is short and has no control characters"),
+                serial: JobSerial::random(),
+            }),
             on_the_way: Mutex::default(),
             reconcile: Notify::new(),
             journal_first: AtomicBool::new(false),
@@ -178,16 +185,12 @@ impl Drop for JournaledQueue {
 impl Inner {
     /// Draws the conclusions from an answer of the shared queue; hands out what it said. Inside, an
     /// error means that it is away.
+    ///
+    /// That it answers does not mean that it is back: a server without room, or without its
+    /// replicas, can be looked at and takes no job. The reconciliation finds out.
     fn heard<T>(&self, answer: Result<T, LeaseError>) -> Result<Result<T, LeaseError>, LeaseError> {
         let error = match answer {
-            Ok(answer) => {
-                let was_away = lock(&self.away).take().is_some();
-                if was_away {
-                    tracing::debug!("the shared queue answers again");
-                    self.reconcile.notify_one();
-                }
-                return Ok(Ok(answer));
-            }
+            Ok(answer) => return Ok(Ok(answer)),
             Err(error) => error,
         };
         if !matches!(
@@ -205,12 +208,11 @@ impl Inner {
                     error = &error as &dyn std::error::Error,
                     "the shared queue does not answer; this instance does its own jobs meanwhile",
                 );
-                // It is what notices first that the shared queue is back.
                 self.reconcile.notify_one();
                 self.clock.now()
             }
         };
-        *away = Some((since, error.to_string()));
+        *away = Some((since, with_causes(&error)));
         Ok(Err(error))
     }
 
@@ -293,6 +295,8 @@ impl DelayQueue for JournaledQueue {
     async fn next_due(&self, worker: &str) -> Result<Option<Duration>, LeaseError> {
         check_name(worker)?;
         let inner = &self.inner;
+        // A worker asks this all the time: what a full disk refused is written as soon as it can be.
+        inner.journal.flush().await;
         let shared = inner.heard(inner.shared.next_due(worker).await)?;
         let (core, now) = (inner.journal.core(), inner.journal.now());
         let own = core.next_due(now, worker, Serving::Own);

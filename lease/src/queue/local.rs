@@ -18,6 +18,7 @@ use super::job::{
     Backup, DoneJob, JobId, JobRef, LIFE_MAX, NewJob, QueueLimits, Receipt, TakenJob, check_name,
 };
 use super::stored::Role;
+use crate::error::with_causes;
 use crate::sync::lock;
 use crate::{Clock, LeaseError, PAGE_LIMIT_MAX};
 
@@ -376,7 +377,7 @@ impl Shared {
                 }
             }
             Err(error) => {
-                let text = chain(&error);
+                let text = with_causes(&error);
                 if health.last_error.is_none() {
                     tracing::warn!(
                         queue.file = %path,
@@ -387,13 +388,6 @@ impl Shared {
                 health.last_error = Some(text);
             }
         }
-    }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
     }
 }
 

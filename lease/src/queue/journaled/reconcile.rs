@@ -22,20 +22,18 @@ const RESTORES_MAX: usize = 16;
 /// Reconciles until the task is aborted.
 pub(super) async fn run(inner: Arc<Inner>) {
     loop {
-        let pause = match inner.reconcile().await {
-            Ok(()) => {
-                // A fleet must not ask in step.
-                let factor = rand::rng().random_range(0.9..=1.1);
-                RECONCILE_EVERY.mul_f64(factor)
-            }
-            Err(error) => {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "the journal was not held against the shared queue",
-                );
-                RECONCILE_RETRY_EVERY
-            }
-        };
+        if let Err(error) = inner.reconcile().await {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "the journal was not held against the shared queue",
+            );
+            // Whatever asks for one meanwhile gets it then: the failure itself has asked already.
+            inner.clock.sleep(RECONCILE_RETRY_EVERY).await;
+            continue;
+        }
+        // A fleet must not ask in step.
+        let factor = rand::rng().random_range(0.9..=1.1);
+        let pause = RECONCILE_EVERY.mul_f64(factor);
         tokio::select! {
             () = inner.reconcile.notified() => {}
             () = inner.clock.sleep(pause) => {}
@@ -47,6 +45,7 @@ impl Inner {
     /// Holds the whole journal against the shared queue. Cancelled or failed in between, it leaves
     /// the rest for the next time.
     pub(super) async fn reconcile(&self) -> Result<(), LeaseError> {
+        self.see_whether_it_is_back().await?;
         self.tell().await?;
         let (mut after, mut restored) = (None, 0);
         loop {
@@ -86,6 +85,18 @@ impl Inner {
                 "the shared queue had lost jobs, which were put there again",
             );
         }
+        Ok(())
+    }
+
+    /// Ends an outage if the shared queue writes down what it is told.
+    async fn see_whether_it_is_back(&self) -> Result<(), LeaseError> {
+        if lock(&self.away).is_none() {
+            return Ok(());
+        }
+        let told = self.shared.finish(std::slice::from_ref(&self.sign)).await;
+        self.heard(told)??;
+        *lock(&self.away) = None;
+        tracing::debug!("the shared queue takes jobs again");
         Ok(())
     }
 

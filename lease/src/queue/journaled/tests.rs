@@ -4,6 +4,7 @@ mod chaos;
 mod fleet;
 mod losses;
 mod outages;
+mod refusals;
 
 use bytes::Bytes;
 

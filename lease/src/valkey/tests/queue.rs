@@ -410,6 +410,46 @@ async fn a_push_that_gave_way_to_a_later_one_is_over() {
     assert_eq!(reviews, [crate::Review::Done; 3]);
 }
 
+// A server that is full answers whoever looks, and takes nothing down.
+// fault: 21
+// acceptance: G6
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_room_is_away() {
+    let single = Single::new().await;
+    let clock = Arc::new(TokioClock);
+    let journal = LocalQueue::journal_in_memory(QueueLimits::default(), clock.clone());
+    let shared = Arc::clone(&single.queue);
+    let queue = JournaledQueue::new(shared, journal, clock, &Handle::current());
+    assert_eq!(queue.push(&job("unit")).await.unwrap(), Pushed::Queued);
+    let full = |bytes: &str| {
+        single
+            .server
+            .command(&format!("CONFIG SET maxmemory {bytes}"))
+    };
+    assert!(full("1").starts_with("+OK"));
+    let until = tokio::time::Instant::now() + SOON;
+    let taken = loop {
+        let taken = queue.take("worker", 1, LONG).await.unwrap();
+        if !taken.is_empty() {
+            break taken;
+        }
+        // What it says to that must not make it look as if it were back.
+        queue.next_due("worker").await.unwrap();
+        let why = queue.health().shared_error.unwrap_or_default();
+        assert!(why.contains("OOM"), "{why}");
+        assert!(tokio::time::Instant::now() < until);
+        tokio::task::yield_now().await;
+    };
+    let settled = queue.ack(&taken[0].receipt).await.unwrap();
+    assert_eq!(settled, Settled::Settled);
+    assert!(full("0").starts_with("+OK"));
+    while single.queue.get(&taken[0].info.id).await.unwrap().is_some() {
+        assert!(tokio::time::Instant::now() < until);
+        tokio::task::yield_now().await;
+    }
+    queue.shutdown().await;
+}
+
 // fault: 21
 // acceptance: G6
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

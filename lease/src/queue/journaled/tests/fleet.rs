@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::*;
+use crate::queue::local::tests::setup::Folder;
 use crate::testing::QueueSetup;
 
 pub(super) const LONG: Duration = Duration::from_secs(10 * 60);
@@ -61,6 +62,12 @@ impl Fleet {
             task.abort();
         }
         Instance { queue, journal }
+    }
+
+    /// Opens a journal that outlives its process.
+    pub(super) async fn journal_in(&self, folder: &Folder) -> LocalQueue {
+        let clock = Arc::new(self.clock.clone());
+        LocalQueue::open_journal(folder.file(), QueueLimits::default(), clock).await
     }
 
     pub(super) fn away(&self, away: bool) {

@@ -102,6 +102,7 @@ async fn a_brief_silence_changes_nothing() {
     assert_eq!(one.take("one").await, []);
     assert!(one.queue.health().shared_error.is_some());
     assert_eq!(ids(&one.take("one").await), ["unit"]);
+    one.reconcile().await.unwrap();
     assert_eq!(one.queue.health().shared_error, None);
 }
 
@@ -144,6 +145,7 @@ async fn lost_replies_lose_nothing() {
     one.push("taken").await;
     fleet.faulty.next(QueueOp::Take, 1, Fault::ReplyLost);
     assert_eq!(one.take("one").await, []);
+    one.reconcile().await.unwrap();
     fleet.pass(LONG);
     assert_eq!(ids(&one.take("one").await), ["taken"]);
 }
