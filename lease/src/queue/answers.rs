@@ -174,6 +174,16 @@ impl Review {
     pub(crate) fn is_other(self) -> bool {
         matches!(self, Self::Other { .. })
     }
+
+    /// Returns how often the push was taken, if it is there.
+    pub(crate) fn attempts(self) -> Option<u32> {
+        match self {
+            Self::Queued { attempts, .. }
+            | Self::Taken { attempts, .. }
+            | Self::Dead { attempts } => Some(attempts),
+            Self::Done | Self::Other { .. } | Self::Unknown => None,
+        }
+    }
 }
 
 /// The answer to bringing a job back.

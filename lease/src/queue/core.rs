@@ -282,14 +282,20 @@ impl Core {
     /// Ends an attempt: its receipt is used up.
     fn fail(&mut self, now: u64, seq: u64, error: Arc<str>, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.entries.get_mut(&seq) {
-            let before = entry.bytes();
-            entry.error = Some(error);
             entry.token = None;
             entry.worker = None;
             change(entry);
+        }
+        self.set_error(seq, Some(error));
+        self.come_back(now, seq);
+    }
+
+    fn set_error(&mut self, seq: u64, error: Option<Arc<str>>) {
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            let before = entry.bytes();
+            entry.error = error;
             self.bytes = self.bytes + entry.bytes() - before;
         }
-        self.come_back(now, seq);
     }
 
     pub(super) fn run_now(&mut self, now: u64, id: &JobId) -> Changed {

@@ -55,6 +55,9 @@ pub(crate) struct StoredJob {
     pub(crate) error: Option<Arc<str>>,
     #[serde(default)]
     pub(crate) role: Role,
+    /// Whether it lives since an operator said so, of which the shared queue has not heard.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) revived: bool,
     /// The shared queue's taking in which it was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<Uuid>,
@@ -105,6 +108,7 @@ impl StoredJob {
             attempts: 0,
             error: None,
             role: Role::Own,
+            revived: false,
             token: None,
         }
     }

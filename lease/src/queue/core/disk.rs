@@ -186,8 +186,7 @@ impl Core {
             self.done.insert(seq, Done { done, since });
             return true;
         }
-        // Whatever became of the wall clock, a job waits no longer than it once had to, and is
-        // worth doing no longer than it once was.
+        // Whatever became of the wall clock, a job waits no longer than it once had to.
         let delay = job.delay_ms.min(clamped_ms(DELAY_MAX, DELAY_MAX));
         let life = job.deadline_ms.saturating_sub(job.created_ms);
         let new = NewJob {
@@ -214,6 +213,7 @@ impl Core {
         entry.pushed = ago(job.pushed_ms.max(job.created_ms)).max(entry.created);
         entry.delay = delay;
         entry.attempts = job.attempts;
+        entry.revived = job.revived;
         entry.error = job.error;
         match job.state {
             StoredState::Dead => {
@@ -289,6 +289,7 @@ fn stored(entry: &Entry, now: u64, wall: u64) -> StoredJob {
         attempts: entry.attempts,
         error: entry.error.clone(),
         role: entry.role,
+        revived: entry.revived,
         ..StoredJob::named(entry.id.as_str(), serial, state)
     }
 }

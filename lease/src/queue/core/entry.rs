@@ -36,6 +36,10 @@ pub(super) struct Entry {
     pub(super) worker: Option<Arc<str>>,
     pub(super) phase: Phase,
     pub(super) role: Role,
+    /// Whether it lives since an operator said so here, of which the shared queue has not heard.
+    pub(super) revived: bool,
+    /// Whether the shared queue may have a later error than this copy.
+    pub(super) is_behind: bool,
     /// Where pushes wait to hear whether it got into the file.
     pub(super) arrival: Option<Arrival>,
 }
@@ -99,6 +103,8 @@ impl Entry {
                 false => Phase::Queued { due },
             },
             role,
+            revived: false,
+            is_behind: false,
             arrival: arrives.then(Arrival::default),
         }
     }

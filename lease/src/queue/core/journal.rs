@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use super::Core;
 use super::entry::{Entry, Phase};
-use crate::queue::answers::{Pushed, Review};
+use crate::queue::answers::{Changed, JobView, Pushed, Review};
 use crate::queue::job::{Backup, DELAY_MAX, DoneJob, JobId, JobRef, JobSerial, NewJob, clamped_ms};
 use crate::queue::stored::Role;
 
@@ -13,6 +13,11 @@ use crate::queue::stored::Role;
 pub(crate) struct Mirror {
     pub(crate) job: JobRef,
     pub(crate) role: Role,
+    pub(crate) attempts: u32,
+    /// Whether it lives since an operator said so here.
+    pub(crate) revived: bool,
+    /// Whether the shared queue may have a later error.
+    pub(crate) is_behind: bool,
 }
 
 impl Core {
@@ -26,20 +31,13 @@ impl Core {
             .map(|(_, seq)| &self.entries[seq])
             .filter(|entry| entry.owner.is_none() && entry.rests())
             .take(limit)
-            .map(|entry| Mirror {
-                job: entry.to_ref(),
-                role: entry.role,
-            })
+            .map(Entry::mirror)
             .collect()
     }
 
     /// Returns the push and the role that the job of `id` has.
     pub(crate) fn mirror(&self, id: &JobId) -> Option<Mirror> {
-        let entry = &self.entries[self.ids.get(id)?];
-        Some(Mirror {
-            job: entry.to_ref(),
-            role: entry.role,
-        })
+        Some(self.entries[self.ids.get(id)?].mirror())
     }
 
     /// Says whether there is a job of `id` that has an owner.
@@ -57,9 +55,20 @@ impl Core {
     pub(crate) fn set_role(&mut self, job: &JobRef, role: Role) {
         self.change(job, |entry| {
             let changes = entry.role != role;
-            entry.role = role;
+            entry.play(role);
             changes
         });
+    }
+
+    /// Gives a dead job another life, of which the shared queue has not heard.
+    pub(crate) fn revive(&mut self, now: u64, id: &JobId) -> Changed {
+        let changed = self.requeue(now, id);
+        let seq = self.ids.get(id).filter(|_| changed == Changed::Changed);
+        if let Some(entry) = seq.and_then(|seq| self.entries.get_mut(seq)) {
+            entry.role = Role::Own;
+            entry.revived = true;
+        }
+        changed
     }
 
     /// Makes a job stand for another push of its id, unless somebody here works on it.
@@ -71,7 +80,7 @@ impl Core {
             let changes = entry.serial != serial || entry.role != role;
             entry.serial = serial;
             entry.token = None;
-            entry.role = role;
+            entry.play(role);
             changes
         });
     }
@@ -95,8 +104,15 @@ impl Core {
         seq.and_then(|seq| self.remove(seq)).is_some()
     }
 
-    /// Makes a job look as the shared queue says it is there, unless somebody here works on it.
-    pub(crate) fn follow(&mut self, now: u64, job: &JobRef, review: Review) {
+    /// Makes a job look as the shared queue says it is there, unless somebody here works on it;
+    /// `view` is what it shows of the job, if it was asked.
+    pub(crate) fn follow(
+        &mut self,
+        now: u64,
+        job: &JobRef,
+        review: Review,
+        view: Option<&JobView>,
+    ) {
         let (attempts, phase) = match review {
             Review::Queued { attempts, due_in } => {
                 let due = now + clamped_ms(due_in, DELAY_MAX);
@@ -126,14 +142,28 @@ impl Core {
             Role::Own => Role::Primary,
             role => role,
         };
-        let changes = dies != dead || entry.attempts != attempts || entry.role != role;
+        let tried = entry.attempts != attempts;
+        let error = view.map(|view| view.info.last_error.clone());
+        let error = error.filter(|error| *error != entry.error);
+        let changes = dies != dead || tried || entry.role != role || error.is_some();
         if !(dies && dead) {
             // Not every change of a due time is worth a write.
             self.shift(seq, phase);
         }
+        if let Some(error) = error {
+            self.set_error(seq, error);
+        }
         if let Some(entry) = self.entries.get_mut(&seq) {
+            if dead && !dies {
+                entry.live_again(now);
+            }
+            if let Phase::Queued { due } = phase {
+                // However long that is, a restart in between must not cut it short.
+                entry.delay = due - now;
+            }
             entry.attempts = attempts;
-            entry.role = role;
+            entry.play(role);
+            entry.is_behind = view.is_none() && (entry.is_behind || tried);
         }
         if changes {
             self.touch(seq);
@@ -183,6 +213,22 @@ impl Core {
 }
 
 impl Entry {
+    fn mirror(&self) -> Mirror {
+        Mirror {
+            job: self.to_ref(),
+            role: self.role,
+            attempts: self.attempts,
+            revived: self.revived && !matches!(self.phase, Phase::Dead { .. }),
+            is_behind: self.is_behind,
+        }
+    }
+
+    /// Changes who has the last word on it; what the shared queue has, it has heard of.
+    fn play(&mut self, role: Role) {
+        self.role = role;
+        self.revived &= role == Role::Own;
+    }
+
     /// Says whether it neither is on its way into the file nor worked on.
     fn rests(&self) -> bool {
         matches!(self.phase, Phase::Queued { .. } | Phase::Dead { .. })

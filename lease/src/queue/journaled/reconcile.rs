@@ -8,7 +8,7 @@ use rand::Rng;
 
 use super::{Inner, RECONCILE_EVERY, RECONCILE_RETRY_EVERY};
 use crate::LeaseError;
-use crate::queue::answers::{Restored, Review};
+use crate::queue::answers::{Changed, Restored, Review};
 use crate::queue::core::Mirror;
 use crate::queue::job::JobRef;
 use crate::queue::stored::Role;
@@ -114,23 +114,53 @@ impl Inner {
 
     /// Settles what the two queues say of one push; says whether the shared one had lost it.
     async fn compare(&self, mirror: Mirror, review: Review) -> Result<bool, LeaseError> {
-        let Mirror { job, role } = mirror;
+        let (job, role) = (&mirror.job, mirror.role);
         match (role, review) {
             (_, Review::Done) => {
-                self.journal.core().forget(&job);
+                self.journal.core().forget(job);
+                Ok(false)
+            }
+            (Role::Own, Review::Dead { .. }) if mirror.revived => {
+                self.revive(job).await?;
                 Ok(false)
             }
             (_, Review::Unknown | Review::Other { .. }) | (Role::Own, Review::Queued { .. }) => {
-                let lost = self.put(&job).await?;
+                let lost = self.put(job).await?;
                 let lost = lost && role != Role::Own;
                 self.restored.fetch_add(u64::from(lost), Ordering::Relaxed);
                 Ok(lost)
             }
             (_, Review::Queued { .. } | Review::Taken { .. } | Review::Dead { .. }) => {
-                let now = self.journal.now();
-                self.journal.core().follow(now, &job, review);
+                self.follow(&mirror, review).await?;
                 Ok(false)
             }
+        }
+    }
+
+    /// Makes the journal's copy look as the job does in the shared queue. Whoever tries it next
+    /// goes on from the last error, so that comes along when there may be another.
+    async fn follow(&self, mirror: &Mirror, review: Review) -> Result<(), LeaseError> {
+        let job = &mirror.job;
+        let is_news = mirror.is_behind || review.attempts() != Some(mirror.attempts);
+        let view = match review {
+            // Its attempt has not ended: there is no other error yet.
+            Review::Taken { .. } => None,
+            _ if is_news => self.heard(self.shared.get(&job.id).await)??,
+            _ => None,
+        };
+        let view = view.filter(|view| view.info.serial == job.serial);
+        let now = self.journal.now();
+        let mut core = self.journal.core();
+        core.follow(now, job, review, view.as_ref());
+        Ok(())
+    }
+
+    /// Gives a job the other life in the shared queue that an operator gave it here.
+    async fn revive(&self, job: &JobRef) -> Result<(), LeaseError> {
+        match self.heard(self.shared.requeue(&job.id).await)?? {
+            // It lives here alone until there is.
+            Changed::Full => Ok(()),
+            _ => self.put(job).await.map(drop),
         }
     }
 
@@ -155,7 +185,7 @@ impl Inner {
                 Ok(false)
             }
             Restored::Known(review) => {
-                self.journal.core().follow(now, job, review);
+                self.journal.core().follow(now, job, review, None);
                 Ok(false)
             }
             Restored::Full => {

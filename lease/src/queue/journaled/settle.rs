@@ -8,7 +8,6 @@ use crate::LeaseError;
 use crate::queue::answers::{Changed, Settled};
 use crate::queue::delay_queue::DelayQueue;
 use crate::queue::job::{DoneJob, JobId, Receipt, TakenJob, check_name};
-use crate::queue::stored::Role;
 
 impl Inner {
     pub(super) async fn take(
@@ -88,16 +87,7 @@ impl Inner {
 
     /// Gives a dead job of the journal another life; the shared queue hears of it later.
     pub(super) async fn requeue_here(&self, id: &JobId) -> Result<Changed, LeaseError> {
-        let changed = {
-            let mut core = self.journal.core();
-            let changed = core.requeue(self.journal.now(), id);
-            if changed == Changed::Changed
-                && let Some(mirror) = core.mirror(id)
-            {
-                core.set_role(&mirror.job, Role::Own);
-            }
-            changed
-        };
+        let changed = self.journal.core().revive(self.journal.now(), id);
         self.journal.flush().await;
         Ok(changed)
     }

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod fleet;
+mod lives;
 mod losses;
 mod outages;
 mod refusals;
