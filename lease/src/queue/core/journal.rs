@@ -85,17 +85,16 @@ impl Core {
         });
     }
 
-    /// Puts `job` in the place of whatever has its id, unless somebody here works on that.
-    pub(crate) fn replace(&mut self, now: u64, job: &NewJob, role: Role) {
+    /// Puts `job` in the place of whatever has its id, unless somebody here works on that, behind
+    /// which it waits already; says whether there was room.
+    pub(crate) fn replace(&mut self, now: u64, job: &NewJob, role: Role) -> bool {
         if let Some(seq) = self.ids.get(&job.id).copied() {
             if matches!(self.entries[&seq].phase, Phase::Taken { .. }) {
-                return;
+                return true;
             }
             self.remove(seq);
         }
-        if self.push(now, job, role) == Pushed::Full {
-            tracing::debug!(job.id = %job.id, "no room in the journal");
-        }
+        self.push(now, job, role) == Pushed::Queued
     }
 
     /// Takes a job out; says whether it was there.

@@ -41,21 +41,28 @@ impl Inner {
 
     /// The shared queue has this push.
     async fn keep(&self, job: &NewJob, written: &Result<Pushed, LeaseError>) {
-        match written {
-            Ok(Pushed::Queued) => {}
+        let is_kept = match written {
+            Ok(Pushed::Queued) => true,
+            // An earlier one, of which the shared queue knows the end already; unless it is one
+            // that it has not heard of yet, and will.
             Ok(Pushed::AlreadyQueued { .. } | Pushed::Dead { .. }) => {
-                // An earlier one, of which the shared queue knows the end already; unless it is one
-                // that it has not heard of yet, and will.
-                if !self.owns(&job.id) {
-                    let now = self.journal.now();
-                    self.journal.core().replace(now, job, Role::Primary);
-                }
-                self.journal.flush().await;
+                self.owns(&job.id) || self.keep_instead(job).await
             }
-            Ok(Pushed::Full) | Err(_) => {
-                self.unjournaled.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+            Ok(Pushed::Full) | Err(_) => false,
+        };
+        let count = u64::from(!is_kept);
+        self.unjournaled.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Puts a job in the place of an earlier one of its id; says whether it is there to stay.
+    async fn keep_instead(&self, job: &NewJob) -> bool {
+        let (is_there, arrival) = {
+            let (mut core, now) = (self.journal.core(), self.journal.now());
+            let is_there = core.replace(now, job, Role::Primary);
+            (is_there, core.arrival(&job.id))
+        };
+        self.journal.flush().await;
+        is_there && arrival.is_none_or(|arrival| arrival.get() != Some(&false))
     }
 
     /// The shared queue has a job of this id, which stands for `serial`.

@@ -76,3 +76,25 @@ async fn what_the_disk_refused_is_written_while_workers_ask() {
     assert!(!one.journal.core().is_behind());
     one.queue.shutdown().await;
 }
+
+// The journal had a job of the id, which was done elsewhere; the new one does not get into it.
+// fault: 34
+#[tokio::test]
+async fn a_push_that_its_journal_lost_is_counted() {
+    let (fleet, folder) = (Fleet::new(), Folder::new());
+    let one = fleet.with_journal(fleet.journal_in(&folder).await);
+    let two = fleet.instance();
+    one.push("unit").await;
+    assert_eq!(two.finish_all("two").await, 1);
+    let disk = one.journal.disk().await;
+    disk.read_only.store(true, Relaxed);
+    one.push("unit").await;
+    assert_eq!(one.queue.health().unjournaled, 1);
+    disk.read_only.store(false, Relaxed);
+    fleet.pass(SECOND);
+    assert_eq!(two.finish_all("two").await, 1);
+    one.reconcile().await.unwrap();
+    one.push("unit").await;
+    assert_eq!(one.queue.health().unjournaled, 1);
+    one.queue.shutdown().await;
+}
