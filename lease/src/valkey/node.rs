@@ -287,7 +287,7 @@ impl Node {
                 tracing::warn!(
                     valkey.node = self.address(),
                     error = &refusal as &dyn std::error::Error,
-                    "the server runs no scripts for us; transactions take their place",
+                    "the server runs no scripts for us; transactions take their place for leases",
                 );
                 Ok(None)
             }
