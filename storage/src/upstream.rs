@@ -82,7 +82,8 @@ pub struct FetchRequest {
     /// Names of upstreams whose body broke off earlier in this fill. A list goes past them where
     /// it goes on after any error, because it was too late for that when the body broke.
     pub broken_at: Vec<Arc<str>>,
-    /// Whether a list goes on after any error, whatever stands between its upstreams.
+    /// Whether a list goes on after any error, whatever stands between its upstreams. It fails
+    /// with the error of one that may be asked again then, if there is one.
     pub after_any_error: bool,
 }
 

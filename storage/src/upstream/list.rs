@@ -188,7 +188,7 @@ impl Upstream for UpstreamList {
                 Err(error) => error,
             };
             let goes_on = is_absence(&error) || goes_on_from(member);
-            best = Some(worse_to_hide(best, error));
+            best = Some(worse_to_hide(best, error, request.after_any_error));
             if !goes_on {
                 break;
             }
@@ -201,17 +201,65 @@ impl Upstream for UpstreamList {
     }
 }
 
-/// Of two failures, the one that the client must see: any other one before "does not exist", for
+/// Of two failures, the one that the caller must see: any other one before "does not exist", for
 /// that could be wrong then; and the later one among equals.
 ///
 /// Source: the go command, `TryProxies`.
-fn worse_to_hide(earlier: Option<Error>, later: Error) -> Error {
+///
+/// Who is `persistent`, and asks upstreams that its list keeps from clients, learns first of all
+/// that another attempt may succeed: an upstream that serves other modules only says no to this
+/// one, and that says nothing of the upstream in trouble before it.
+fn worse_to_hide(earlier: Option<Error>, later: Error, persistent: bool) -> Error {
+    let weight = |error: &Error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::Gone => 0,
+        // It was not asked, so nobody knows what it has.
+        ErrorKind::Overloaded if persistent => 2,
+        kind if persistent && kind.is_transient() => 3,
+        _ => 1,
+    };
+    let asks_longer =
+        |earlier: &Error| weight(earlier) == 3 && earlier.retry_after() > later.retry_after();
     match earlier {
-        Some(earlier) if !is_absence(&earlier) && is_absence(&later) => earlier,
+        Some(earlier) if weight(&earlier) > weight(&later) => earlier,
+        Some(earlier) if weight(&earlier) == weight(&later) && asks_longer(&earlier) => earlier,
         _ => later,
     }
 }
 
 fn is_absence(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // acceptance: B16
+    #[test]
+    fn one_that_was_not_asked_weighs_more_than_a_no_and_less_than_a_failure() {
+        let full = Error::Overloaded {
+            limit: UpstreamConfig::QUEUE_KEY,
+        };
+        let no = Error::Forbidden {
+            text: "no".to_owned(),
+        };
+        let failed = Error::TimedOut {
+            upstream: "u".to_owned(),
+            reason: "silent".to_owned(),
+        };
+        for (earlier, later, kind) in [
+            (&full, &no, ErrorKind::Overloaded),
+            (&no, &full, ErrorKind::Overloaded),
+            (&full, &failed, ErrorKind::TimedOut),
+            (&failed, &full, ErrorKind::TimedOut),
+        ] {
+            let told = worse_to_hide(Some(earlier.clone()), later.clone(), true);
+            assert_eq!(told.kind(), kind, "{earlier}; {later}");
+        }
+        // A client's list keeps to the go command's rule.
+        assert_eq!(
+            worse_to_hide(Some(failed), no, false).kind(),
+            ErrorKind::Forbidden
+        );
+    }
 }

@@ -87,6 +87,7 @@ fn answer(code: char) -> Reply {
         'f' => reply(403, "", "forbidden"),
         'e' => reply(500, "", "broken"),
         't' => reply(429, "", "busy"),
+        'T' => reply(429, "Retry-After: 600\r\n", "busy"),
         _ => raw("", Then::Close),
     }
 }
@@ -172,6 +173,38 @@ async fn an_upstream_that_broke_off_is_passed_over_where_any_error_is() {
     let error = fetch_all(&list, &again(&list)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient);
     assert_eq!((broken.requests(), absent.requests()), (3, 1));
+}
+
+// acceptance: B16
+#[tokio::test]
+async fn who_goes_on_after_any_error_learns_what_may_succeed_later() {
+    let asked = Some(Duration::from_secs(600));
+    for (codes, kind, retry_after) in [
+        // Without the module, the second one says no to everybody: no verdict on the first.
+        (['e', 'f'], ErrorKind::Transient, None),
+        (['f', 'e'], ErrorKind::Transient, None),
+        (['e', 'n'], ErrorKind::Transient, None),
+        (['e', 't'], ErrorKind::Throttled, None),
+        (['T', 'e'], ErrorKind::Throttled, asked),
+        (['e', 'T'], ErrorKind::Throttled, asked),
+        (['T', 't'], ErrorKind::Throttled, asked),
+        (['T', 'f'], ErrorKind::Throttled, asked),
+        (['n', 'f'], ErrorKind::Forbidden, None),
+    ] {
+        let servers = [
+            Server::start(move |_| answer(codes[0])).await,
+            Server::start(move |_| answer(codes[1])).await,
+        ];
+        let (list, _) = connect(&format!("{},{}", servers[0].url(), servers[1].url()));
+        let persistent = FetchRequest {
+            after_any_error: true,
+            ..request()
+        };
+        let error = fetch_all(&list, &persistent).await.unwrap_err();
+        let found = (error.kind(), error.retry_after());
+        assert_eq!(found, (kind, retry_after), "{codes:?}");
+        assert_eq!(servers[1].requests(), 1, "{codes:?}");
+    }
 }
 
 // acceptance: B16
