@@ -38,7 +38,8 @@ impl Fill {
     ///
     /// What has arrived is kept for the next attempt where its upstream has named it, so that only
     /// the rest is asked for. Otherwise it is thrown away, and once clients have some of it there
-    /// is no next attempt: they would wait for bytes that they can ask for again themselves.
+    /// is no next attempt: they would wait for bytes that they can ask for again themselves. A job
+    /// asks another upstream all the same, whose bytes are compared with those that are shown.
     async fn fetch(&mut self, retries: u32) -> Result<(), Error> {
         let core = self.core.clone();
         let status = self.intake.lead().status().clone();
@@ -56,10 +57,19 @@ impl Fill {
             if is_cut && error.kind() == ErrorKind::Transient {
                 // Upstream is not at fault: it contradicts what a relay or its own first part had
                 // brought, and those who had that are cut. Everybody else gets what it has now.
+                self.broken_at.truncate(broken);
+                attempts.renew();
                 continue;
             }
             if self.broken_at.len() > broken && self.may_ask_another(&error) {
-                self.intake.discard_unseen();
+                if self.intake.is_shown() && !error.kind().is_transient() {
+                    // Nothing right can agree with it.
+                    self.intake.cut(&error);
+                } else {
+                    self.intake.discard_unseen();
+                }
+                // The next one has not used up the time that this body took.
+                attempts.renew();
                 continue;
             }
             if self.intake.received() > had {
@@ -82,7 +92,6 @@ impl Fill {
             || error.kind().is_transient() && error.kind() != ErrorKind::Storage;
         is_upstreams
             && self.goes_on_after_any_error()
-            && !self.intake.is_shown()
             && self.broken_at.len() < self.core.upstream.members()
     }
 
@@ -101,8 +110,10 @@ impl Fill {
             Err(error) => Err(error),
         };
         if let Err(error) = &received {
-            // One whose body came further than before is asked for the rest, before others are.
-            let has_more = error.kind().is_transient()
+            // One whose body came further than before is asked for the rest, before others are. A
+            // job has one attempt, so that one would be the only one ever asked.
+            let has_more = !self.goes_on_after_any_error()
+                && error.kind().is_transient()
                 && self.intake.received() > had
                 && self.resume().is_some();
             if !has_more && !self.broken_at.contains(&upstream) {

@@ -164,6 +164,19 @@ impl UpstreamList {
         Ok(Self { members })
     }
 
+    /// A list of `members` by their names, with commas between them.
+    #[cfg(test)]
+    pub(crate) fn of(members: impl IntoIterator<Item = (&'static str, Arc<dyn Upstream>)>) -> Self {
+        let members = members.into_iter().map(|(name, upstream)| Member {
+            name: name.into(),
+            upstream,
+            goes_on_after_any_error: false,
+        });
+        Self {
+            members: members.collect(),
+        }
+    }
+
     /// The names of the upstreams in the order in which they are asked.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
         self.members.iter().map(|member| &member.name)

@@ -1,5 +1,7 @@
 //! Bodies that break off: who goes on from where, and that clients notice nothing or are cut.
 
+use tokio::time::Instant;
+
 use super::*;
 use crate::config::OnFailure;
 use crate::testing::soon;
@@ -133,6 +135,32 @@ async fn clients_are_cut_where_the_second_part_is_of_other_bytes() {
         instance.read(&key(ZIP_PATH)).await.unwrap() == other,
         "other bytes"
     );
+}
+
+// acceptance: C19; fault: 26
+#[tokio::test(start_paused = true)]
+async fn a_fill_whose_clients_were_cut_late_has_time_to_begin_anew() {
+    let scene = paused_scene();
+    let gate = break_next(&scene, MIB / 2, TAG);
+    let mut other = zip(MIB).to_vec();
+    other[MIB / 3] ^= 1;
+    let late = Gate::new();
+    let other = Reply::body(other).etag("\"v2\"").held_at(MIB / 4, &late);
+    scene.upstream.serve_next(ZIP_PATH, other);
+    let instance = started(&scene, 1);
+    let answer = begun(&instance).await;
+    gate.open();
+    late.reached(1).await;
+    tokio::time::sleep(WarmerConfig::default().first_byte_max * 2).await;
+    let cut = Instant::now();
+    end_of(answer, &late).await.unwrap_err();
+    until("the fill's end", || {
+        instance.count("corral_commit_total{result=\"created\"}") == 1
+    })
+    .await;
+    let asked = scene.upstream.requests(ZIP_PATH);
+    assert_eq!(asked.len(), 3);
+    assert!(asked[2].first_byte_deadline.unwrap() > cut);
 }
 
 // acceptance: B13
