@@ -143,7 +143,7 @@ impl Fill {
     /// Makes a job of the failure, once, if it is one to try again. Whoever is told of it
     /// afterwards can rely on the job.
     async fn try_again_later(&mut self, error: &Error) {
-        if self.led_by == LedBy::Job || std::mem::replace(&mut self.is_pushed, true) {
+        if self.led_by == LedBy::Job || self.is_pushed {
             return;
         }
         let retries = &self.core.retries;
@@ -152,6 +152,8 @@ impl Fill {
         } else {
             retries.push_fetch(&self.key, error).await;
         }
+        // Not before: what ends the fill in the middle of a push finds that there may be no job.
+        self.is_pushed = true;
     }
 
     async fn fill(&mut self) -> Result<(), Error> {

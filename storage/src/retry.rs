@@ -17,5 +17,5 @@ mod worker;
 pub use backoff::{Delays, RetryPolicy};
 pub use jobs::unit_of_job;
 pub(crate) use jobs::{Job, JobKind};
-pub(crate) use retries::{Retries, RetriesParts};
+pub(crate) use retries::{PUSH_MAX, Retries, RetriesParts};
 pub(crate) use worker::{Worker, WorkerParts, sample_queue};

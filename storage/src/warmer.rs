@@ -31,7 +31,7 @@ use crate::record_warnings::RecordWarnings;
 use crate::refresh::{self, Refresh};
 use crate::relay::follow::Distrusted;
 use crate::relay::serve::Granted;
-use crate::retry::{Retries, RetriesParts, Worker, WorkerParts, sample_queue};
+use crate::retry::{PUSH_MAX, Retries, RetriesParts, Worker, WorkerParts, sample_queue};
 use crate::revalidations::{Revalidations, revalidate_queued};
 use crate::spool::Spool;
 use crate::store::{ArtifactStore, StoreHealth, Stored};
@@ -40,6 +40,9 @@ use crate::upstream::Upstream;
 
 /// A document is asked for again by `no-cache` at most this often, all requests together.
 pub const REVALIDATE_AT_MOST_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a flight that a shutdown cancels has to become a job: its push may take its longest.
+const CUT_SHORT_MAX: Duration = PUSH_MAX.saturating_add(Duration::from_secs(1));
 
 /// What a warmer is made of.
 #[derive(Debug)]
@@ -234,11 +237,7 @@ impl Warmer {
     /// become jobs for later. Returns how many were. Flights that only a job waits for end at once.
     pub async fn shutdown(&self, patience: Duration) -> usize {
         self.winding_down.cancel();
-        let cancelled = self
-            .core
-            .flights
-            .drain(patience, Duration::from_secs(2))
-            .await;
+        let cancelled = self.core.flights.drain(patience, CUT_SHORT_MAX).await;
         self.core.turns.keeper.settled().await;
         self.stop.cancel();
         self.tasks.wait().await;

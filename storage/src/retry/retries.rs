@@ -21,7 +21,7 @@ use super::jobs::{Job, JobKind};
 
 /// How long a failing fill waits for its job to be durable: a disk that needs longer is no reason
 /// to keep clients waiting for an error.
-const PUSH_MAX: Duration = Duration::from_secs(2);
+pub(crate) const PUSH_MAX: Duration = Duration::from_secs(2);
 
 /// The least time between two warnings of one kind.
 const WARN_EVERY: Duration = Duration::from_secs(10);

@@ -182,6 +182,25 @@ async fn a_fetch_that_a_shutdown_cuts_short_becomes_a_job() {
     stored(&scene, INFO_PATH).await;
 }
 
+// fault: 36
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_in_the_middle_of_a_push_loses_no_job() {
+    let mut scene = paused_scene();
+    let queue = faulty(&mut scene);
+    queue.next(QueueOp::Push, 1, Fault::Hangs);
+    scene.upstream.serve(INFO_PATH, Reply::failure());
+    let instance = started(&scene, "a");
+    let client = {
+        let instance = instance.clone();
+        tokio::spawn(async move { instance.read(&key(INFO_PATH)).await })
+    };
+    until("the push", || queue.calls(QueueOp::Push) == 1).await;
+    instance.warmer.shutdown(Duration::ZERO).await;
+    client.await.unwrap().unwrap_err();
+    assert_eq!(pushed(&instance, "queued"), 1);
+    assert!(job_of(&scene, INFO_PATH).await.is_some());
+}
+
 // acceptance: B14, B16; fault: 28
 #[tokio::test(start_paused = true)]
 async fn a_fleet_makes_one_job_of_one_failure_and_one_instance_does_it() {
