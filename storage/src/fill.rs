@@ -12,8 +12,8 @@ mod fetch;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use lease::LeaseToken;
-use tokio::sync::watch;
+use lease::{LeaseGuard, LeaseToken};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::artifact::ArtifactKey;
 use crate::artifacts::Verdict;
@@ -72,6 +72,13 @@ impl LedBy {
     }
 }
 
+/// Our turn, with what must last as long as the work.
+struct Ours {
+    guard: Option<LeaseGuard>,
+    _unleased: Option<OwnedSemaphorePermit>,
+    _granted: Option<GrantedEntry>,
+}
+
 /// One fill on its way.
 pub(crate) struct Fill {
     core: Arc<Core>,
@@ -105,15 +112,9 @@ impl Fill {
     /// Runs the fill to its end; every way out has landed the flight.
     pub(crate) async fn run(mut self) {
         let cancelled = self.intake.lead().status().cancelled();
-        let fill_max = self.core.config.fill_max;
-        let clock = self.core.clock.clone();
         let result = tokio::select! {
             result = self.fill() => result,
             () = cancelled => Err(Error::Interrupted { unit: self.unit.clone() }),
-            () = clock.sleep(fill_max) => Err(Error::TimedOut {
-                upstream: "all".to_owned(),
-                reason: format!("{} took longer than fill.max_duration", self.unit),
-            }),
         };
         if let Err(error) = result {
             let outcome = match self.intake.whole() {
@@ -156,30 +157,77 @@ impl Fill {
         self.is_pushed = true;
     }
 
+    /// Gets it within `fill.max_duration`.
     async fn fill(&mut self) -> Result<(), Error> {
+        let (core, key, unit) = (self.core.clone(), self.key.clone(), self.unit.clone());
+        let (clock, fill_max) = (&*core.clock, core.config.fill_max);
+        let ends = clock.now() + fill_max;
+        let found = lease::timeout(clock, fill_max, self.found_or_ours()).await;
+        let ours = found.unwrap_or_else(|| Err(self.took_too_long()))?;
+        let Some(Ours {
+            guard,
+            _unleased,
+            _granted,
+        }) = ours
+        else {
+            return Ok(());
+        };
+        let is_leased = guard.is_some();
+        let work = async {
+            let left = ends.saturating_duration_since(clock.now());
+            let done = lease::timeout(clock, left, self.finish_alone(is_leased)).await;
+            match done {
+                Some(done) => done,
+                // Under the lease: whoever has it next must find this written down, or would hang
+                // as long.
+                None => {
+                    let error = self.took_too_long();
+                    self.try_again_later(&error).await;
+                    Err(error)
+                }
+            }
+        };
+        core.under_lease(guard, &key, &unit, work).await
+    }
+
+    fn took_too_long(&self) -> Error {
+        Error::TimedOut {
+            upstream: "all".to_owned(),
+            reason: format!("{} took longer than fill.max_duration", self.unit),
+        }
+    }
+
+    /// Serves what is here or what others have, as it comes; otherwise returns our turn.
+    async fn found_or_ours(&mut self) -> Result<Option<Ours>, Error> {
         let look = self.led_by.look(Look::ResultOrFailure, false);
         let (core, key, unit) = (self.core.clone(), self.key.clone(), self.unit.clone());
         match core.look_as_far(&key, &unit, look, &[]).await? {
             Some(Found::Stored(stored)) => {
                 self.serve_stored(stored);
-                return Ok(());
+                return Ok(None);
             }
-            Some(Found::Spooled(at)) if self.finish_from_keeper(&at).await => return Ok(()),
+            Some(Found::Spooled(at)) if self.finish_from_keeper(&at).await => return Ok(None),
             Some(Found::Spooled(_)) | None => {}
         }
         loop {
             let (turn, _granted) = self.wait_for_turn().await?;
-            let (guard, _unleased) = match turn {
-                Turn::Theirs(Found::Stored(stored)) => return self.finish_from_store(stored).await,
-                Turn::Theirs(Found::Spooled(at)) if self.finish_from_keeper(&at).await => {
-                    return Ok(());
+            match turn {
+                Turn::Theirs(Found::Stored(stored)) => {
+                    return self.finish_from_store(stored).await.map(|()| None);
                 }
-                Turn::Theirs(Found::Spooled(_)) => continue,
-                Turn::Ours { guard, _unleased } => (guard, _unleased),
-            };
-            let is_leased = guard.is_some();
-            let work = self.finish_alone(is_leased);
-            return core.under_lease(guard, &key, &unit, work).await;
+                Turn::Theirs(Found::Spooled(at)) => {
+                    if self.finish_from_keeper(&at).await {
+                        return Ok(None);
+                    }
+                }
+                Turn::Ours { guard, _unleased } => {
+                    return Ok(Some(Ours {
+                        guard,
+                        _unleased,
+                        _granted,
+                    }));
+                }
+            }
         }
     }
 

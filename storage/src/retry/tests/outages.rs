@@ -235,3 +235,35 @@ async fn a_fleet_makes_one_job_of_one_failure_and_one_instance_does_it() {
     let runs = |outcome| fleet.iter().map(|i| ran(i, "fetch", outcome)).sum::<u64>();
     assert_eq!((runs("failed"), runs("done")), (1, 1));
 }
+
+// acceptance: B14; fault: 8
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_fetch_that_hangs_for_its_longest_time_does_not_hang_as_long() {
+    let scene = paused_scene();
+    let never = Gate::new();
+    scene
+        .upstream
+        .serve(INFO_PATH, Reply::body(INFO).head_held(&never));
+    let fleet = ["a", "b"].map(|name| {
+        started_with(&scene, name, |config| {
+            config.on_failure = OnFailure::Drop;
+            config.wait_max = Duration::from_secs(300);
+            config.fill_max = Duration::from_secs(60);
+        })
+    });
+    let mut clients = Vec::new();
+    for instance in fleet {
+        clients.push(tokio::spawn(
+            async move { instance.read(&key(INFO_PATH)).await },
+        ));
+        scene.upstream.asked(1).await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    for client in clients {
+        let error = client.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(error.to_string().contains("fill.max_duration"), "{error}");
+    }
+    assert_eq!(scene.upstream.fetches(INFO_PATH), 1);
+    scene.no_leases().await;
+}
