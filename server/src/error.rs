@@ -23,9 +23,11 @@ pub fn status_of(kind: ErrorKind) -> StatusCode {
         }
         ErrorKind::Gone => StatusCode::GONE,
         ErrorKind::Forbidden => StatusCode::FORBIDDEN,
-        ErrorKind::Refused | ErrorKind::Unreachable | ErrorKind::Transient | ErrorKind::Corrupt => {
-            StatusCode::BAD_GATEWAY
-        }
+        ErrorKind::Refused
+        | ErrorKind::Unreachable
+        | ErrorKind::Transient
+        | ErrorKind::Corrupt
+        | ErrorKind::TooLarge => StatusCode::BAD_GATEWAY,
         ErrorKind::TimedOut | ErrorKind::WaitedTooLong | ErrorKind::NotStored => {
             StatusCode::GATEWAY_TIMEOUT
         }
@@ -100,6 +102,7 @@ mod tests {
             (ErrorKind::TimedOut, 504),
             (ErrorKind::Throttled, 503),
             (ErrorKind::Corrupt, 502),
+            (ErrorKind::TooLarge, 502),
             (ErrorKind::Storage, 503),
             (ErrorKind::Overloaded, 503),
             (ErrorKind::WaitedTooLong, 504),

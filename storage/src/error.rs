@@ -97,6 +97,15 @@ pub enum Error {
         /// The check that failed.
         reason: String,
     },
+    /// It is larger than is accepted. That limit is a setting or the go command's own, and does not
+    /// pass by itself.
+    #[error("{unit} is corrupt: over the size limit of {bytes_max} bytes")]
+    TooLarge {
+        /// The unit that was fetched.
+        unit: String,
+        /// The largest size that is accepted.
+        bytes_max: u64,
+    },
     /// The object store or the spool did not do what was asked of it.
     #[error("storage failed while {doing}")]
     Storage {
@@ -177,6 +186,8 @@ pub enum ErrorKind {
     Throttled,
     /// Wrong bytes: try another upstream, alarm.
     Corrupt,
+    /// More bytes than are accepted: never retry; somebody must change the limit first.
+    TooLarge,
     /// The object store's or the spool's trouble: retry, never a negative entry.
     Storage,
     /// A limit of ours: the client comes back later.
@@ -241,6 +252,7 @@ impl Error {
             Self::TimedOut { .. } => ErrorKind::TimedOut,
             Self::Throttled { .. } => ErrorKind::Throttled,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::TooLarge { .. } => ErrorKind::TooLarge,
             Self::Storage { .. } => ErrorKind::Storage,
             Self::Overloaded { .. } => ErrorKind::Overloaded,
             Self::WaitedTooLong { .. } => ErrorKind::WaitedTooLong,

@@ -399,7 +399,7 @@ pub(crate) fn fill_outcome(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::NotFound | ErrorKind::Gone | ErrorKind::InvalidName => "not_found",
         ErrorKind::Forbidden | ErrorKind::Refused => "refused",
-        ErrorKind::Corrupt => "corrupt",
+        ErrorKind::Corrupt | ErrorKind::TooLarge => "corrupt",
         ErrorKind::Interrupted => "interrupted",
         _ => "failed",
     }

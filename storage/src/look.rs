@@ -146,7 +146,8 @@ impl Core {
             | ErrorKind::Transient
             | ErrorKind::TimedOut
             | ErrorKind::Throttled
-            | ErrorKind::Corrupt => match self.growing_pause(key, error).await {
+            | ErrorKind::Corrupt
+            | ErrorKind::TooLarge => match self.growing_pause(key, error).await {
                 Some(pause) => {
                     record.retry_after_ms = u64::try_from(pause.as_millis()).ok();
                     pause

@@ -53,7 +53,7 @@ pub trait Upstream: Send + Sync + Debug {
     /// - [`Error::Upstream`], [`Error::TimedOut`], [`Error::Throttled`]: try again later, the last
     ///   no sooner than it says.
     /// - [`Error::Overloaded`]: no place became free in time; upstream was not asked.
-    /// - [`Error::Corrupt`]: the announced length is over `bytes_max`.
+    /// - [`Error::TooLarge`]: the announced length is over `bytes_max`.
     /// - [`Error::InvalidName`]: the path is none that a proxy can have.
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched, Error>;
 
@@ -175,7 +175,7 @@ pub enum FetchedBody {
     /// The content as it arrives.
     ///
     /// A body that broke off, stalled or grew over `bytes_max` ends in an error
-    /// ([`Error::Upstream`], [`Error::TimedOut`], [`Error::Corrupt`]) and then with `None`; only
+    /// ([`Error::Upstream`], [`Error::TimedOut`], [`Error::TooLarge`]) and then with `None`; only
     /// a whole body ends with `None` alone. An HTTP/1.0 answer without a length ends where its
     /// connection does, which nobody can tell from a loss.
     Modified(BoxStream<'static, Result<Bytes, Error>>),

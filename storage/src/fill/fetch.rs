@@ -88,8 +88,11 @@ impl Fill {
     /// Whether a job goes on to another upstream when the body of the last one was no good: at the
     /// headers the list does that itself.
     fn may_ask_another(&self, error: &Error) -> bool {
-        let is_upstreams = error.kind() == ErrorKind::Corrupt
-            || error.kind().is_transient() && error.kind() != ErrorKind::Storage;
+        let is_upstreams = match error.kind() {
+            ErrorKind::Corrupt | ErrorKind::TooLarge => true,
+            ErrorKind::Storage => false,
+            kind => kind.is_transient(),
+        };
         is_upstreams
             && self.goes_on_after_any_error()
             && self.broken_at.len() < self.core.upstream.members()

@@ -91,7 +91,10 @@ pub(crate) fn decide(run: &Run, standing: Standing, config: &RetryConfig) -> Ver
         JobKind::Fetch => {
             let is_no = matches!(
                 error.kind(),
-                ErrorKind::Forbidden | ErrorKind::Refused | ErrorKind::InvalidName
+                ErrorKind::Forbidden
+                    | ErrorKind::Refused
+                    | ErrorKind::InvalidName
+                    | ErrorKind::TooLarge
             );
             let is_used_up = standing.attempt >= config.attempts_max;
             match error.kind() {
@@ -180,6 +183,10 @@ mod tests {
                 unit: upstream(),
                 reason: upstream()
             }),
+            Just(Error::TooLarge {
+                unit: upstream(),
+                bytes_max: 10
+            }),
             Just(Error::Storage {
                 doing: upstream(),
                 source: None
@@ -231,6 +238,10 @@ mod tests {
             let standing = Standing { kind, attempt, deadline_in };
             let asked = error.retry_after().unwrap_or_default();
             let run = Run::ended_with(error.clone(), &config, stopping);
+            let is_no = matches!(
+                error.kind(),
+                ErrorKind::Forbidden | ErrorKind::Refused | ErrorKind::TooLarge
+            );
             match decide(&run, standing, &config) {
                 Verdict::Ack { .. } => prop_assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Gone)),
                 Verdict::Retry { due_in } => {
@@ -241,7 +252,7 @@ mod tests {
                         bound = bound.min(STORAGE_DELAY_MAX);
                     } else {
                         prop_assert!(attempt < attempts_max);
-                        prop_assert!(!matches!(error.kind(), ErrorKind::Forbidden | ErrorKind::Refused));
+                        prop_assert!(!is_no);
                     }
                     prop_assert!(due_in - asked <= bound);
                 }
@@ -250,7 +261,6 @@ mod tests {
                     prop_assert!(due_in.is_zero() || !deadline_in.is_zero());
                 }
                 Verdict::Bury => {
-                    let is_no = matches!(error.kind(), ErrorKind::Forbidden | ErrorKind::Refused);
                     let is_late = asked + config.delay_max >= deadline_in;
                     let is_used_up = attempt >= attempts_max && error.kind() != ErrorKind::Storage;
                     prop_assert!(is_late || (!is_upload && (is_no || is_used_up)));

@@ -288,8 +288,8 @@ impl Reply {
 }
 
 fn too_large(request: &FetchRequest) -> Error {
-    Error::Corrupt {
+    Error::TooLarge {
         unit: request.unit.clone(),
-        reason: format!("it is larger than {} bytes", request.bytes_max),
+        bytes_max: request.bytes_max,
     }
 }

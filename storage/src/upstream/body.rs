@@ -29,9 +29,9 @@ pub(super) struct Body {
 
 /// The error for more bytes than `bytes_max`.
 pub(super) fn too_large(unit: &str, bytes_max: u64) -> Error {
-    Error::Corrupt {
+    Error::TooLarge {
         unit: unit.to_owned(),
-        reason: format!("over the size limit of {bytes_max} bytes"),
+        bytes_max,
     }
 }
 

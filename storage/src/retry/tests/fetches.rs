@@ -77,6 +77,19 @@ async fn what_trying_again_cannot_mend_makes_no_job() {
         instance.read(&key(INFO_PATH)).await.unwrap_err();
         assert!(jobs(&scene, false).await.is_empty());
     }
+    // Nor does a limit that somebody has set; it may cost as much as is accepted each time.
+    for reply in [Reply::body(zip(MIB)), Reply::body(zip(MIB)).unannounced()] {
+        let (scene, _clock) = still_scene();
+        scene.upstream.serve(ZIP_PATH, reply);
+        let instance = started_with(&scene, "a", |config| {
+            config.retries = 3;
+            config.zip_bytes_max = MIB as u64 / 2;
+        });
+        let error = instance.read(&key(ZIP_PATH)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert_eq!(scene.upstream.fetches(ZIP_PATH), 1);
+        assert!(jobs(&scene, false).await.is_empty());
+    }
     // Documents are asked for again by whoever wants them.
     let (scene, _clock) = still_scene();
     let list = "example.com/m/@v/list";
@@ -243,12 +256,20 @@ async fn a_job_ends_with_its_deadline() {
 
 // acceptance: B16
 #[tokio::test(start_paused = true)]
-async fn a_job_whose_unit_turns_out_not_to_exist_or_to_be_refused_ends() {
+async fn a_job_whose_unit_turns_out_to_be_none_that_can_be_had_ends() {
     for (reply, outcome, dead) in [
         (Reply::not_found(false, "no such tag"), "absent", 0),
         (
             Reply::error(Error::Forbidden {
                 text: "no".to_owned(),
+            }),
+            "dead",
+            1,
+        ),
+        (
+            Reply::error(Error::TooLarge {
+                unit: "u".to_owned(),
+                bytes_max: 10,
             }),
             "dead",
             1,

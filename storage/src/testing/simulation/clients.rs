@@ -140,7 +140,7 @@ fn word(kind: ErrorKind) -> &'static str {
         ErrorKind::Transient => "transient",
         ErrorKind::TimedOut => "timed out",
         ErrorKind::Throttled => "throttled",
-        ErrorKind::Corrupt => "corrupt",
+        ErrorKind::Corrupt | ErrorKind::TooLarge => "corrupt",
         ErrorKind::Storage => "storage",
         ErrorKind::Overloaded => "overloaded",
         ErrorKind::WaitedTooLong => "waited too long",

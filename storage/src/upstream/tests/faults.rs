@@ -194,7 +194,7 @@ async fn too_many_bytes_are_refused_announced_or_not() {
             ..request()
         };
         let error = fetch_all(&upstream, &request).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
         assert!(
             error
                 .to_string()

@@ -268,7 +268,7 @@ async fn a_directory_is_an_upstream() {
             .unwrap(),
         b""
     );
-    assert_eq!(get(zip, 10).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(get(zip, 10).await.unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(
         get("example.com/../x", 10).await.unwrap_err().kind(),
         ErrorKind::InvalidName

@@ -354,7 +354,7 @@ async fn compression_is_undone_and_its_length_forgotten() {
         ..request()
     };
     let error = fetch_all(&upstream, &small).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
     assert_eq!(counter.outcomes(), "ok 1, too_large 1");
 }
 
