@@ -226,7 +226,8 @@ pub struct FailureRecord {
     pub kind: ErrorKind,
     /// The original failure's line for clients.
     pub text: String,
-    /// How long upstream asked us to wait; `None` when it did not.
+    /// How long upstream asked us to wait; with `fill.on_failure = "backoff"`, how long nobody asks
+    /// it, which includes that. `None` when neither is the case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
 }

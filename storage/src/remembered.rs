@@ -43,7 +43,8 @@ pub struct Remembered {
     pub kind: String,
     /// The line that clients get.
     pub text: String,
-    /// How long upstream asked us to wait; `None` when it did not.
+    /// How long upstream asked us to wait; with `fill.on_failure = "backoff"`, how long nobody asks
+    /// it. `None` when neither is the case.
     pub retry_after: Option<Duration>,
     /// The internal address of the instance that keeps the bytes; `None` for all other kinds.
     pub address: Option<String>,

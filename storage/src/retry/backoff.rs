@@ -50,13 +50,17 @@ impl RetryPolicy {
         self.delays_from(0)
     }
 
+    /// The longest that the delay after `used` others can be.
+    pub(crate) fn bound(&self, used: u32) -> Duration {
+        self.first_delay
+            .saturating_mul(2_u32.saturating_pow(used))
+            .min(self.delay_max)
+    }
+
     /// Continues a series of which `used` delays were drawn already, for example by a process
     /// that has died since.
     pub fn delays_from(&self, used: u32) -> Delays {
-        let bound = self
-            .first_delay
-            .saturating_mul(2_u32.saturating_pow(used))
-            .min(self.delay_max);
+        let bound = self.bound(used);
         // The crate draws from interval ± factor · interval. A factor of one around half the
         // bound is the uniform draw from 0 to the bound that "full jitter" means.
         let mut inner = ExponentialBackoffBuilder::<SystemClock>::new()

@@ -121,15 +121,18 @@ pub(crate) fn first_delay(config: &RetryConfig, retry_after: Option<Duration>) -
     delay_after(0, config.delay_max, config, retry_after)
 }
 
-/// How long nobody asks after a failure that `failures` others came before in a row. An upstream
-/// gets the patience that it asked for up to `delay_max`.
+/// How long nobody asks after a failure that `failures` others came before in a row: at least half
+/// of what it may be, or followers would find nothing remembered and ask for themselves. An
+/// upstream gets the patience that it asked for up to `delay_max`.
 pub(crate) fn pause_after(
     failures: u32,
     config: &RetryConfig,
     retry_after: Option<Duration>,
 ) -> Duration {
-    let retry_after = retry_after.map(|asked| asked.min(config.delay_max));
-    delay_after(failures, config.delay_max, config, retry_after)
+    let asked = retry_after.map_or(Duration::ZERO, |asked| asked.min(config.delay_max));
+    let policy = policy(config.first_delay, config.delay_max);
+    let jitter = drawn(failures, config.first_delay, config.delay_max) / 2;
+    asked + policy.bound(failures) / 2 + jitter
 }
 
 /// Draws the delay after `attempts` of a job's own: full jitter on top of what upstream asked for.
@@ -139,15 +142,22 @@ fn delay_after(
     config: &RetryConfig,
     retry_after: Option<Duration>,
 ) -> Duration {
-    let policy = RetryPolicy {
+    let jitter = drawn(attempts, config.first_delay, delay_max);
+    retry_after.unwrap_or_default().saturating_add(jitter)
+}
+
+/// Draws one delay of a series that never ends, after `used` others.
+fn drawn(used: u32, first_delay: Duration, delay_max: Duration) -> Duration {
+    let mut delays = policy(first_delay, delay_max).delays_from(used);
+    delays.next().unwrap_or(delay_max)
+}
+
+fn policy(first_delay: Duration, delay_max: Duration) -> RetryPolicy {
+    RetryPolicy {
         retries: u32::MAX,
-        first_delay: config.first_delay.min(delay_max),
+        first_delay: first_delay.min(delay_max),
         delay_max,
-    };
-    policy
-        .delays_from(attempts)
-        .next_after(retry_after)
-        .unwrap_or(delay_max)
+    }
 }
 
 #[cfg(test)]
@@ -287,5 +297,25 @@ mod tests {
             due(Error::Overloaded { limit }, false),
             Some(BUSY_DELAY_MIN)
         );
+    }
+
+    // acceptance: B15
+    #[test]
+    fn a_pause_is_at_least_half_of_what_it_may_be() {
+        let config = RetryConfig {
+            first_delay: Duration::from_secs(1),
+            delay_max: Duration::from_secs(600),
+            ..RetryConfig::default()
+        };
+        let asked = Duration::from_secs(2_000);
+        for failures in 0..12 {
+            let bound = Duration::from_secs(2_u64.pow(failures)).min(config.delay_max);
+            for _ in 0..50 {
+                let pause = pause_after(failures, &config, None);
+                assert!((bound / 2..=bound).contains(&pause), "{failures}: {pause:?}");
+                let pause = pause_after(failures, &config, Some(asked)) - config.delay_max;
+                assert!((bound / 2..=bound).contains(&pause), "{failures}: {pause:?}");
+            }
+        }
     }
 }

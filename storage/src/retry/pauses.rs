@@ -60,7 +60,8 @@ impl Core {
         self.in_a_row(key).await.0
     }
 
-    /// Counts one more failure and draws the pause behind it; `None` where pauses do not grow.
+    /// Counts one more failure and draws the pause behind it, at least half of the longest that it
+    /// may be: followers must find the failure remembered. `None` where pauses do not grow.
     pub(crate) async fn growing_pause(&self, key: &ArtifactKey, error: &Error) -> Option<Duration> {
         if !self.counts_failures(key) {
             return None;
