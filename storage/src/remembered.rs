@@ -12,6 +12,7 @@ use lease::Records;
 use lease::{LeaseError, PAGE_LIMIT_MAX, Record, RecordEntry};
 use serde::Deserialize;
 
+use crate::config::OnFailure;
 use crate::look::{FAILURE_RECORDS, failure_record};
 use crate::warmer::Warmer;
 
@@ -187,7 +188,13 @@ impl Warmer {
     ///
     /// As [`remembered_of`](Self::remembered_of). Only this instance's own copy is gone then.
     pub async fn forget(&self, unit: &str) -> Result<bool, LeaseError> {
-        self.core().records.delete(&failure_record(unit)).await
+        let core = self.core();
+        let was_there = core.records.delete(&failure_record(unit)).await?;
+        if core.config.on_failure == OnFailure::Backoff {
+            // Or the next failure would begin with the longest pause, and without a second try.
+            core.forget_failures_in_a_row(unit).await;
+        }
+        Ok(was_there)
     }
 
     /// The shared records, for tests that need something to be remembered.

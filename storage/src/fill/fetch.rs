@@ -29,7 +29,7 @@ impl Fill {
             self.core.forget_failure(&self.unit).await;
         }
         if failures > 0 {
-            self.core.forget_failures_in_a_row(&self.key).await;
+            self.core.forget_failures_in_a_row(&self.unit).await;
         }
         Ok(self.commit().await)
     }

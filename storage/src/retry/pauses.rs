@@ -79,11 +79,11 @@ impl Core {
         Some(pause_after(before, retry, error.retry_after()))
     }
 
-    /// Forgets that the fetch of `key` failed, after a success.
-    pub(crate) async fn forget_failures_in_a_row(&self, key: &ArtifactKey) {
-        let unit = key.unit();
-        if let Err(error) = self.records.delete(&record_of(&unit)).await {
-            self.record_warnings.warn("delete", &unit, &error);
+    /// Forgets how often the fetch of `unit` failed: it has succeeded, or somebody wants it asked
+    /// for at once.
+    pub(crate) async fn forget_failures_in_a_row(&self, unit: &str) {
+        if let Err(error) = self.records.delete(&record_of(unit)).await {
+            self.record_warnings.warn("delete", unit, &error);
         }
     }
 }

@@ -93,3 +93,23 @@ async fn failures_in_a_row_are_forgotten_with_the_deadline() {
     tokio::time::sleep(Duration::from_secs(31)).await;
     assert!(count().await.is_none());
 }
+
+// acceptance: B15
+#[tokio::test(start_paused = true)]
+async fn what_an_operator_forgets_has_not_failed_before() {
+    let scene = paused_scene();
+    scene.upstream.serve(INFO_PATH, Reply::failure());
+    let instance = started_with(&scene, "a", |config| {
+        config.on_failure = OnFailure::Backoff;
+        config.retries = 2;
+    });
+    for round in 1..=2 {
+        instance.read(&key(INFO_PATH)).await.unwrap_err();
+        // A first failure has its inline retries.
+        assert_eq!(scene.upstream.fetches(INFO_PATH), 3 * round);
+        let unit = key(INFO_PATH).unit();
+        assert!(instance.warmer.forget(&unit).await.unwrap());
+        let records = scene.records.list("", None, 10).await.unwrap().records;
+        assert!(records.is_empty(), "{records:?}");
+    }
+}
