@@ -4,13 +4,13 @@
 //! event is a hint and the store is the truth, so every wake-up looks.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lease::{
-    Acquire, Clock, HeldLease, Holder, LeaseError, LeaseGuard, LeaseKeeper, LeaseKey, LeaseToken,
-    Outcome, Subscription, TakeOver, Wake,
+    Acquire, Clock, HeldLease, Holder, LeaseGuard, LeaseKeeper, LeaseKey, LeaseToken, Outcome,
+    Subscription, TakeOver, Wake,
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::flight::{FlightStatus, Phase};
 use crate::holder_watch::{Followed, HolderWatch};
 use crate::metrics::StorageMetrics;
+use crate::warning_gate::WarningGate;
 
 /// Leases of others that may end with nothing stored before a follower stops waiting.
 ///
@@ -35,7 +36,7 @@ const EXPIRY_MARGIN: Duration = Duration::from_millis(5);
 const EXPIRY_JITTER_MAX: Duration = Duration::from_millis(145);
 
 /// The least time between two warnings that leases are out of reach.
-const OUTAGE_WARN_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const OUTAGE_WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Everything that taking turns needs; shared by all fills.
 #[derive(Debug)]
@@ -47,7 +48,8 @@ pub(crate) struct Turns {
     pub(crate) watch: HolderWatch,
     /// Fetches without a lease after waiting in vain.
     pub(crate) unleased: Arc<Semaphore>,
-    pub(crate) outage: Outage,
+    /// Warns that leases are out of reach; let through every [`OUTAGE_WARN_EVERY`].
+    pub(crate) outage: WarningGate,
 }
 
 /// The outcome of [`Turns::take`].
@@ -117,35 +119,6 @@ impl Wait {
     /// Says that no client waits any more, so there is no patience to lose.
     pub(crate) fn set_served(&self) {
         self.served.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Says once in a while, and not once per request, that leases are out of reach.
-#[derive(Debug, Default)]
-pub(crate) struct Outage {
-    state: Mutex<OutageState>,
-}
-
-#[derive(Debug, Default)]
-struct OutageState {
-    warned: Option<Instant>,
-    kept_back: u64,
-}
-
-impl Outage {
-    fn warn(&self, now: Instant, unit: &str, error: &LeaseError) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = state
-            .warned
-            .is_none_or(|warned| now.saturating_duration_since(warned) >= OUTAGE_WARN_EVERY);
-        if !is_due {
-            state.kept_back += 1;
-            return;
-        }
-        state.warned = Some(now);
-        let kept_back = std::mem::take(&mut state.kept_back);
-        drop(state);
-        tracing::warn!(unit, %error, kept_back, "leases are unavailable; fetching without");
     }
 }
 
@@ -251,7 +224,14 @@ impl Turns {
                 Ok(Acquire::Held(held)) => held,
                 Err(error) => {
                     self.metrics.count_acquire("unavailable");
-                    self.outage.warn(self.clock.now(), unit, &error);
+                    if let Some(kept_back) = self.outage.due() {
+                        tracing::warn!(
+                            unit,
+                            %error,
+                            kept_back,
+                            "leases are unavailable; fetching without"
+                        );
+                    }
                     return Ok(Turn::Ours {
                         guard: None,
                         _unleased: None,

@@ -35,8 +35,9 @@ use crate::retry::{PUSH_MAX, Retries, RetriesParts, Worker, WorkerParts, sample_
 use crate::revalidations::{Revalidations, revalidate_queued};
 use crate::spool::Spool;
 use crate::store::{ArtifactStore, StoreHealth, Stored};
-use crate::turn::{Outage, Turns};
+use crate::turn::{OUTAGE_WARN_EVERY, Turns};
 use crate::upstream::Upstream;
+use crate::warning_gate::WarningGate;
 
 /// A document is asked for again by `no-cache` at most this often, all requests together.
 pub const REVALIDATE_AT_MOST_EVERY: Duration = Duration::from_secs(5);
@@ -135,7 +136,7 @@ impl Warmer {
                 metrics: parts.metrics.clone(),
                 watch,
                 unleased: Arc::new(Semaphore::new(config.unleased_max)),
-                outage: Outage::default(),
+                outage: WarningGate::new(parts.clock.clone(), OUTAGE_WARN_EVERY),
             },
             peers: parts.peers,
             granted: Granted::default(),
