@@ -24,6 +24,10 @@ pub(crate) enum Run {
     Absent,
     /// It failed.
     Failed(Error),
+    /// Our own storage failed, and nobody else was asked for anything.
+    Hindered(Error),
+    /// It was not tried: this process had no room for it.
+    NoRoom,
     /// It was not tried, and may be again after this.
     NotTried(Duration),
     /// Nobody can say what it is for.
@@ -54,15 +58,21 @@ pub(crate) enum Verdict {
 }
 
 impl Run {
-    /// The run that ended with `error`; `stopping` says that this process is about to end.
-    pub(crate) fn ended_with(error: Error, config: &RetryConfig, stopping: bool) -> Self {
+    /// The run that ended with `error`; `has_asked` says that it cost upstream a request, and
+    /// `stopping` that this process is about to end.
+    pub(crate) fn ended_with(
+        error: Error,
+        has_asked: bool,
+        config: &RetryConfig,
+        stopping: bool,
+    ) -> Self {
         match (&error, error.kind()) {
             (_, ErrorKind::NotFound | ErrorKind::Gone) => Self::Absent,
             (_, ErrorKind::Interrupted) if stopping => Self::NotTried(Duration::ZERO),
-            // Upstream was not asked: there was no place for it in this process.
-            (Error::Overloaded { limit }, _) if !limit.starts_with("spool.") => {
-                Self::NotTried(BUSY_DELAY_MIN)
-            }
+            (_, ErrorKind::Storage) if !has_asked => Self::Hindered(error),
+            // Upstream was not asked: there was no place for it in this process. A full spool is
+            // met behind upstream's answer.
+            (Error::Overloaded { limit }, _) if !limit.starts_with("spool.") => Self::NoRoom,
             // This instance asks nobody; another one, or this one later, may.
             (_, ErrorKind::NotStored | ErrorKind::FetchDisabled) => {
                 Self::NotTried(config.delay_max.max(BUSY_DELAY_MIN))
@@ -77,17 +87,26 @@ impl Run {
 /// A job is never due again sooner than upstream asked for. One whose next attempt would come
 /// after its deadline is given up.
 pub(crate) fn decide(run: &Run, standing: Standing, config: &RetryConfig) -> Verdict {
-    let error = match run {
+    let (error, is_hindered) = match run {
         Run::Done => return Verdict::Ack { outcome: "done" },
         Run::Absent => return Verdict::Ack { outcome: "absent" },
         Run::Senseless(_) => return Verdict::Bury,
-        Run::NotTried(due_in) if standing.deadline_in.is_zero() && !due_in.is_zero() => {
-            return Verdict::Bury;
+        // Spread, for all that wait find the same room.
+        Run::NoRoom => {
+            let jitter = drawn(0, BUSY_DELAY_MIN, BUSY_DELAY_MIN);
+            return put_back(BUSY_DELAY_MIN + jitter, standing);
         }
-        Run::NotTried(due_in) => return Verdict::PutBack { due_in: *due_in },
-        Run::Failed(error) => error,
+        Run::NotTried(due_in) => return put_back(*due_in, standing),
+        Run::Hindered(error) => (error, true),
+        Run::Failed(error) => (error, false),
     };
     let (is_final, delay_max) = match standing.kind {
+        // Only time ends it: a store that is away for an hour has refused an upload sixty times,
+        // and says nothing of an artifact that upstream was not asked for.
+        JobKind::Upload => (false, config.delay_max.min(STORAGE_DELAY_MAX)),
+        JobKind::Fetch if is_hindered => (false, config.delay_max.min(STORAGE_DELAY_MAX)),
+        // Whatever it is, also our own full disk: it has cost upstream a request, perhaps a whole
+        // download.
         JobKind::Fetch => {
             let is_no = matches!(
                 error.kind(),
@@ -97,14 +116,8 @@ pub(crate) fn decide(run: &Run, standing: Standing, config: &RetryConfig) -> Ver
                     | ErrorKind::TooLarge
             );
             let is_used_up = standing.attempt >= config.attempts_max;
-            match error.kind() {
-                // Our own store's trouble says nothing of this artifact, and passes for all.
-                ErrorKind::Storage => (false, config.delay_max.min(STORAGE_DELAY_MAX)),
-                _ => (is_no || is_used_up, config.delay_max),
-            }
+            (is_no || is_used_up, config.delay_max)
         }
-        // Only time ends it: a store that is away for an hour has refused it sixty times.
-        JobKind::Upload => (false, config.delay_max.min(STORAGE_DELAY_MAX)),
     };
     if is_final {
         return Verdict::Bury;
@@ -114,6 +127,13 @@ pub(crate) fn decide(run: &Run, standing: Standing, config: &RetryConfig) -> Ver
         return Verdict::Bury;
     }
     Verdict::Retry { due_in }
+}
+
+fn put_back(due_in: Duration, standing: Standing) -> Verdict {
+    match standing.deadline_in.is_zero() && !due_in.is_zero() {
+        true => Verdict::Bury,
+        false => Verdict::PutBack { due_in },
+    }
 }
 
 /// How long after a client's failure its job is due first.
@@ -230,6 +250,7 @@ mod tests {
         fn every_end_has_one_verdict_within_the_bounds(
             error in errors(),
             is_upload: bool,
+            has_asked: bool,
             stopping: bool,
             attempt in 1_u32..40,
             attempts_max in 1_u32..20,
@@ -247,7 +268,8 @@ mod tests {
             let deadline_in = Duration::from_secs(deadline_s);
             let standing = Standing { kind, attempt, deadline_in };
             let asked = error.retry_after().unwrap_or_default();
-            let run = Run::ended_with(error.clone(), &config, stopping);
+            let run = Run::ended_with(error.clone(), has_asked, &config, stopping);
+            let is_hindered = error.kind() == ErrorKind::Storage && !has_asked;
             let is_no = matches!(
                 error.kind(),
                 ErrorKind::Forbidden | ErrorKind::Refused | ErrorKind::TooLarge
@@ -258,7 +280,7 @@ mod tests {
                     prop_assert!(due_in >= asked && due_in < deadline_in);
                     let bound = config.first_delay.saturating_mul(2_u32.saturating_pow(attempt));
                     let mut bound = bound.min(config.delay_max);
-                    if is_upload || error.kind() == ErrorKind::Storage {
+                    if is_upload || is_hindered {
                         bound = bound.min(STORAGE_DELAY_MAX);
                     } else {
                         prop_assert!(attempt < attempts_max);
@@ -267,12 +289,12 @@ mod tests {
                     prop_assert!(due_in - asked <= bound);
                 }
                 Verdict::PutBack { due_in } => {
-                    prop_assert!(matches!(run, Run::NotTried(_)));
+                    prop_assert!(matches!(run, Run::NotTried(_) | Run::NoRoom));
                     prop_assert!(due_in.is_zero() || !deadline_in.is_zero());
                 }
                 Verdict::Bury => {
                     let is_late = asked + config.delay_max >= deadline_in;
-                    let is_used_up = attempt >= attempts_max && error.kind() != ErrorKind::Storage;
+                    let is_used_up = attempt >= attempts_max && !is_hindered;
                     prop_assert!(is_late || (!is_upload && (is_no || is_used_up)));
                 }
             }
@@ -285,17 +307,28 @@ mod tests {
         let interrupted = || Error::Interrupted {
             unit: "u".to_owned(),
         };
-        let due = |error, stopping| match Run::ended_with(error, &config, stopping) {
-            Run::NotTried(due_in) => Some(due_in),
-            _ => None,
-        };
-        assert_eq!(due(interrupted(), true), Some(Duration::ZERO));
+        let run = |error, stopping| Run::ended_with(error, false, &config, stopping);
+        assert!(matches!(run(interrupted(), true), Run::NotTried(due_in) if due_in.is_zero()));
         // An operator's break is a failed attempt: it must not begin anew at once.
-        assert_eq!(due(interrupted(), false), None);
+        assert!(matches!(run(interrupted(), false), Run::Failed(_)));
         let limit = "fill.concurrency_max";
-        assert_eq!(
-            due(Error::Overloaded { limit }, false),
-            Some(BUSY_DELAY_MIN)
+        let full = run(Error::Overloaded { limit }, false);
+        let standing = Standing {
+            kind: JobKind::Fetch,
+            attempt: config.attempts_max,
+            deadline_in: Duration::from_secs(60),
+        };
+        let due: Vec<_> = (0..20)
+            .map(|_| match decide(&full, standing, &config) {
+                Verdict::PutBack { due_in } => due_in,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let all = BUSY_DELAY_MIN..=2 * BUSY_DELAY_MIN;
+        assert!(due.iter().all(|due_in| all.contains(due_in)));
+        assert!(
+            due.iter().any(|due_in| *due_in != due[0]),
+            "they come back together"
         );
     }
 
@@ -312,9 +345,15 @@ mod tests {
             let bound = Duration::from_secs(2_u64.pow(failures)).min(config.delay_max);
             for _ in 0..50 {
                 let pause = pause_after(failures, &config, None);
-                assert!((bound / 2..=bound).contains(&pause), "{failures}: {pause:?}");
+                assert!(
+                    (bound / 2..=bound).contains(&pause),
+                    "{failures}: {pause:?}"
+                );
                 let pause = pause_after(failures, &config, Some(asked)) - config.delay_max;
-                assert!((bound / 2..=bound).contains(&pause), "{failures}: {pause:?}");
+                assert!(
+                    (bound / 2..=bound).contains(&pause),
+                    "{failures}: {pause:?}"
+                );
             }
         }
     }

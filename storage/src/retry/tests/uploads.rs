@@ -102,3 +102,48 @@ async fn a_fetch_whose_bytes_are_kept_is_done_for_its_job() {
     no_jobs(&scene).await;
     assert_eq!(scene.upstream.fetches(INFO_PATH), 2);
 }
+
+// acceptance: B16; fault: 24
+#[tokio::test(start_paused = true)]
+async fn downloads_that_can_be_neither_stored_nor_kept_are_given_up() {
+    let scene = paused_scene();
+    let faults = Faults::new();
+    faults.inject(Operation::Create, .., Fault::Refuse);
+    scene.upstream.serve_next(ZIP_PATH, Reply::failure());
+    scene.upstream.serve(ZIP_PATH, Reply::body(zip(MIB)));
+    let builder = scene.instance("a").config(|config| {
+        config.retries = 0;
+        config.retry.attempts_max = 4;
+    });
+    let builder = builder.spool_limits(|limits| limits.kept_percent_max = 0);
+    let instance = builder.store(scene.store.with_faults(&faults)).start();
+    instance.read(&key(ZIP_PATH)).await.unwrap_err();
+    until("the job's end", || ran(&instance, "fetch", "dead") == 1).await;
+    assert_eq!(ran(&instance, "fetch", "failed"), 3);
+    assert_eq!(scene.upstream.fetches(ZIP_PATH), 1 + 4);
+}
+
+// acceptance: B16; fault: 24
+#[tokio::test(start_paused = true)]
+async fn a_store_that_cannot_be_read_costs_a_job_no_life_and_upstream_nothing() {
+    let scene = paused_scene();
+    let faults = Faults::new();
+    scene.upstream.serve_next(INFO_PATH, Reply::failure());
+    scene.upstream.serve(INFO_PATH, Reply::body(INFO));
+    let builder = scene.instance("a").config(|config| {
+        config.retries = 0;
+        config.retry.attempts_max = 2;
+    });
+    let instance = builder.store(scene.store.with_faults(&faults)).start();
+    instance.read(&key(INFO_PATH)).await.unwrap_err();
+    faults.inject(Operation::Lookup, .., Fault::Refuse);
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert!(ran(&instance, "fetch", "failed") > 60);
+    assert_eq!(scene.upstream.fetches(INFO_PATH), 1);
+    faults.heal();
+    // It is looked at once a minute.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    stored(&scene, INFO_PATH).await;
+    no_jobs(&scene).await;
+    assert_eq!(ran(&instance, "fetch", "dead"), 0);
+}

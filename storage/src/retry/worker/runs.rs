@@ -19,9 +19,9 @@ use crate::upload::Uploaded;
 const HURRIED_MAX: usize = 1_000;
 
 impl Worker {
-    fn ended_with(&self, error: Error) -> Run {
+    fn ended_with(&self, error: Error, has_asked: bool) -> Run {
         let stopping = self.winding_down.is_cancelled();
-        Run::ended_with(error, &self.core.config.retry, stopping)
+        Run::ended_with(error, has_asked, &self.core.config.retry, stopping)
     }
 
     /// Joins the unit's flight, starting one if there is none, and waits for its end: what has
@@ -30,7 +30,7 @@ impl Worker {
         let core = &self.core;
         let seat = match core.join_for_job(key) {
             Ok(seat) => seat,
-            Err(error) => return self.ended_with(error),
+            Err(error) => return self.ended_with(error, false),
         };
         let status = seat.status().clone();
         tokio::select! {
@@ -52,18 +52,23 @@ impl Worker {
             Ok(Landed::Filling { filling, .. }) => filling.state().end.and_then(Result::err),
             Ok(_) => None,
         };
+        let has_asked = status.attempts() > 0;
         if let Some(error) = error {
-            return self.ended_with(error);
+            return self.ended_with(error, has_asked);
         }
         // Another instance may keep it, while the store does not take it.
         let look = Look::ResultOrAbsence;
         match core.look_as_far(key, &key.unit(), look, &[]).await {
             Ok(Some(_)) => Run::Done,
-            Ok(None) => self.ended_with(Error::Storage {
-                doing: format!("storing {key}, which was fetched"),
-                source: None,
-            }),
-            Err(error) => self.ended_with(error),
+            Ok(None) => {
+                let error = Error::Storage {
+                    doing: format!("storing {key}, which was fetched"),
+                    source: None,
+                };
+                // By us or by an instance that relayed it: it was a whole download.
+                self.ended_with(error, true)
+            }
+            Err(error) => self.ended_with(error, has_asked),
         }
     }
 
@@ -80,14 +85,15 @@ impl Worker {
             }
             Some(Err(error)) => {
                 self.uploads_fail.store(true, Ordering::Relaxed);
-                self.ended_with(error)
+                self.ended_with(error, false)
             }
             None => {
                 self.uploads_fail.store(true, Ordering::Relaxed);
-                self.ended_with(Error::Storage {
+                let error = Error::Storage {
                     doing: format!("uploading {key}, which took longer than fill.max_duration"),
                     source: None,
-                })
+                };
+                self.ended_with(error, false)
             }
         }
     }

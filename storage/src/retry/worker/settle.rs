@@ -31,9 +31,9 @@ impl Worker {
         };
         let verdict = decide(&run, standing, &core.config.retry);
         let text = match &run {
-            Run::Failed(error) => causes(error),
+            Run::Failed(error) | Run::Hindered(error) => causes(error),
             Run::Senseless(reason) => reason.clone(),
-            Run::NotTried(_) => "its time was over before it could be tried".to_owned(),
+            Run::NoRoom | Run::NotTried(_) => "its time was over before it could be tried".to_owned(),
             Run::Done | Run::Absent => String::new(),
         };
         let earlier = info.last_error.as_deref();
