@@ -44,6 +44,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// worker was quicker.
 const MISSED_PAUSE: Duration = Duration::from_millis(250);
 
+/// The pause before more jobs are taken once one found no room in this process.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(1);
+
 /// Jobs that failed before and wait here, taken, for a slot.
 const WAITING_MAX: usize = 64;
 
@@ -70,6 +73,8 @@ pub(crate) struct Worker {
     waiting: Arc<Semaphore>,
     /// Whether those who wait have waited in vain for long.
     is_stuck: AtomicBool,
+    /// Whether a job found no room since some were taken.
+    found_no_room: AtomicBool,
     uploads_fail: AtomicBool,
     warnings: WarningGate,
     runtime: Handle,
@@ -112,6 +117,7 @@ impl Worker {
             repeat_slots: Arc::new(Semaphore::new((slots / 2).max(1))),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             is_stuck: AtomicBool::new(false),
+            found_no_room: AtomicBool::new(false),
             uploads_fail: AtomicBool::new(false),
             runtime: parts.runtime,
             tasks: parts.tasks,
@@ -183,6 +189,13 @@ impl Worker {
             biased;
             () = self.winding_down.cancelled() => return Ok(0),
             slot = self.slots.clone().acquire_owned() => free.extend(slot),
+        }
+        if self.found_no_room.swap(false, Ordering::Relaxed) {
+            // Clients have all places: what is taken now would most likely be put back.
+            self.pause(NO_ROOM_PAUSE).await;
+            if self.winding_down.is_cancelled() {
+                return Ok(0);
+            }
         }
         while let Ok(slot) = self.slots.clone().try_acquire_owned() {
             free.push(slot);
@@ -284,6 +297,10 @@ impl Worker {
         };
         // Whoever was told to stop in the middle of it lets go of it first.
         drop(working);
+        if matches!(run, Run::NoRoom) {
+            // Before its slot is free for the next one.
+            self.found_no_room.store(true, Ordering::Relaxed);
+        }
         self.settle(&job, since, run).await;
     }
 

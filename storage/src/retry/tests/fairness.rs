@@ -1,6 +1,7 @@
 //! Many jobs: that bad ones hold up nobody, and that clients never wait for them.
 
 use lease::NewJob;
+use lease::testing::{FaultyQueue, QueueOp};
 use tokio::time::Instant;
 
 use super::*;
@@ -117,6 +118,44 @@ async fn no_client_waits_for_a_jobs_slot_and_jobs_have_few() {
     // The client's fetch and three jobs; the other jobs are not taken.
     assert_eq!(scene.upstream.fetches_in_all(), 4);
     assert_eq!(scene.queue.stats().await.unwrap().taken, 3);
+}
+
+// acceptance: A23
+#[tokio::test(start_paused = true)]
+async fn jobs_that_find_no_room_are_not_taken_again_and_again() {
+    let mut scene = paused_scene();
+    let queue = Arc::new(FaultyQueue::new(scene.queue.clone(), scene.clock.clone()));
+    scene.queue = queue.clone();
+    let gate = Gate::new();
+    let instance = started_with(&scene, "a", |config| {
+        config.flights.flights_max = 8;
+        config.wait_max = Duration::from_secs(600);
+    });
+    let clients: Vec<_> = (0..8)
+        .map(|index| {
+            let (path, body) = info_of(&format!("client{index}"));
+            let reply = Reply::body(body).head_held(&gate);
+            scene.upstream.serve(&path, reply);
+            let instance = instance.clone();
+            tokio::spawn(async move { instance.read(&key(&path)).await })
+        })
+        .collect();
+    scene.upstream.asked(8).await;
+    for index in 0..100 {
+        let (path, body) = info_of(&format!("job{index}"));
+        scene.upstream.serve(&path, Reply::body(body));
+        queue_job(&scene, &path).await;
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(ran(&instance, "fetch", "put_back") > 0);
+    let taken = queue.calls(QueueOp::Take);
+    assert!(taken <= 62, "{taken}");
+    gate.open();
+    for client in clients {
+        client.await.unwrap().unwrap();
+    }
+    no_jobs(&scene).await;
+    until("the jobs", || ran(&instance, "fetch", "done") == 100).await;
 }
 
 // acceptance: A23
