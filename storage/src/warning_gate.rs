@@ -1,4 +1,5 @@
-//! A gate for one kind of warning that an outage would otherwise repeat with every request.
+//! A gate for one kind of warning, or other act, that an outage would otherwise repeat with every
+//! request.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -60,6 +60,10 @@ const PUT_BACK: Duration = Duration::from_secs(60);
 /// How long one call of the queue may take.
 const CALL_MAX: Duration = Duration::from_secs(2);
 
+/// The least time between two hurries of uploads: one upload that always fails, beside others that
+/// succeed, must not undo everybody's pauses each time.
+const HURRY_EVERY: Duration = Duration::from_secs(30);
+
 /// The least time between two warnings.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -76,6 +80,9 @@ pub(crate) struct Worker {
     /// Whether a job found no room since some were taken.
     found_no_room: AtomicBool,
     uploads_fail: AtomicBool,
+    /// Whether the store takes uploads again, and the others have not been hurried yet.
+    uploads_work_again: AtomicBool,
+    hurries: WarningGate,
     warnings: WarningGate,
     runtime: Handle,
     tasks: TaskTracker,
@@ -111,6 +118,7 @@ impl Worker {
     pub(crate) fn new(core: Arc<Core>, parts: WorkerParts) -> Arc<Self> {
         let slots = slots_of(&core);
         Arc::new(Self {
+            hurries: WarningGate::new(core.clock.clone(), HURRY_EVERY),
             warnings: WarningGate::new(core.clock.clone(), WARN_EVERY),
             core,
             slots: Arc::new(Semaphore::new(slots)),
@@ -119,6 +127,7 @@ impl Worker {
             is_stuck: AtomicBool::new(false),
             found_no_room: AtomicBool::new(false),
             uploads_fail: AtomicBool::new(false),
+            uploads_work_again: AtomicBool::new(false),
             runtime: parts.runtime,
             tasks: parts.tasks,
             winding_down: parts.winding_down,
@@ -277,7 +286,7 @@ impl Worker {
         let mut working = AssertUnwindSafe(self.work(&job, ticket))
             .catch_unwind()
             .boxed();
-        let (run, _slot) = loop {
+        let (run, slot) = loop {
             tokio::select! {
                 biased;
                 worked = &mut working => break match worked {
@@ -302,6 +311,10 @@ impl Worker {
             self.found_no_room.store(true, Ordering::Relaxed);
         }
         self.settle(&job, since, run).await;
+        drop(slot);
+        if self.uploads_work_again.swap(false, Ordering::Relaxed) {
+            self.hurry_uploads().await;
+        }
     }
 
     fn internal(&self, job: &TakenJob) -> Error {

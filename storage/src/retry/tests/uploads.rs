@@ -1,6 +1,7 @@
 //! Jobs that upload what the store did not take.
 
 use lease::JobState;
+use lease::testing::{Fault as QueueFault, FaultyQueue, QueueOp};
 use tokio::time::Instant;
 
 use super::*;
@@ -58,6 +59,44 @@ async fn uploads_wait_for_the_store_and_the_first_that_succeeds_hurries_the_othe
     no_jobs(&scene).await;
     // Nobody asked upstream for them again.
     assert_eq!(scene.upstream.fetches_in_all(), UPLOADS);
+}
+
+/// Waits until `count` uploads were done, however long their pauses are.
+async fn uploaded(instance: &Instance, count: usize) {
+    let began = Instant::now();
+    while ran(instance, "upload", "done") < count as u64 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(began.elapsed() < Duration::from_secs(7_200));
+    }
+}
+
+// acceptance: G6; fault: 24
+#[tokio::test(start_paused = true)]
+async fn uploads_that_fail_beside_one_that_succeeds_keep_their_pauses_for_a_while() {
+    for fault in [None, Some(QueueFault::Hangs)] {
+        let mut scene = paused_scene();
+        let queue = Arc::new(FaultyQueue::new(scene.queue.clone(), scene.clock.clone()));
+        scene.queue = queue.clone();
+        let (instance, faults) = keeping(&scene, |_| {}).await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let ordered = queue.calls(QueueOp::Order);
+        if let Some(fault) = fault {
+            queue.next(QueueOp::Order, 1, fault);
+        }
+        faults.heal();
+        let calls = faults.calls(Operation::Create);
+        for call in (calls + 1..calls + 1_000).filter(|call| call % 10 != 0) {
+            faults.inject(Operation::Create, call..=call, Fault::Refuse);
+        }
+        uploaded(&instance, 1).await;
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        // Each of the others once, although more have succeeded since.
+        let hurried = queue.calls(QueueOp::Order) - ordered;
+        assert!((1..UPLOADS as u64).contains(&hurried), "{hurried}");
+        // A queue that does not answer costs nobody more than the hurry.
+        uploaded(&instance, UPLOADS).await;
+        no_jobs(&scene).await;
+    }
 }
 
 // acceptance: G6

@@ -78,8 +78,11 @@ impl Worker {
         match uploading.await {
             Some(Ok(uploaded)) => {
                 let is_stored = uploaded != Uploaded::Gone;
-                if is_stored && self.uploads_fail.swap(false, Ordering::Relaxed) {
-                    self.hurry_uploads().await;
+                let have_failed = self.uploads_fail.load(Ordering::Relaxed);
+                if is_stored && have_failed && self.hurries.due().is_some() {
+                    self.uploads_fail.store(false, Ordering::Relaxed);
+                    // Once this job is settled, which must not wait for the others.
+                    self.uploads_work_again.store(true, Ordering::Relaxed);
                 }
                 Run::Done
             }
@@ -99,7 +102,7 @@ impl Worker {
     }
 
     /// Makes our uploads due that wait for a store which takes bytes again.
-    async fn hurry_uploads(&self) {
+    pub(super) async fn hurry_uploads(&self) {
         let retries = &self.core.retries;
         let queue = retries.queue();
         let mut query = JobQuery {
@@ -109,7 +112,7 @@ impl Worker {
         };
         let mut hurried = 0;
         loop {
-            let page = match queue.list(&query).await {
+            let page = match self.within(queue.list(&query)).await {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::debug!(%error, "uploads wait for their own times");
@@ -123,7 +126,11 @@ impl Worker {
                 if !waits || !is_ours {
                     continue;
                 }
-                if hurried == HURRIED_MAX || queue.run_now(&job.info.id).await.is_err() {
+                if hurried == HURRIED_MAX || self.winding_down.is_cancelled() {
+                    return;
+                }
+                if let Err(error) = self.within(queue.run_now(&job.info.id)).await {
+                    tracing::debug!(%error, "uploads wait for their own times");
                     return;
                 }
                 hurried += 1;
