@@ -21,6 +21,7 @@ use futures::future::join_all;
 use lease::{LeaseError, TakenJob};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -231,8 +232,10 @@ impl Worker {
             self.start(job, ticket);
         }
         let mut put_back = Vec::new();
+        // For all together: nobody says of those at the end that they are still being worked on.
+        let stuck_at = self.core.clock.now() + STUCK_AFTER;
         for job in repeated {
-            match self.ticket_of_repeated(free.pop()).await {
+            match self.ticket_of_repeated(free.pop(), stuck_at).await {
                 Some(ticket) => self.start(job, ticket),
                 None => put_back.push(job),
             }
@@ -250,8 +253,12 @@ impl Worker {
     }
 
     /// Finds a place for a job that failed before: in its half of the slots, or among those that
-    /// wait for one; `None` where that half hangs.
-    async fn ticket_of_repeated(&self, slot: Option<OwnedSemaphorePermit>) -> Option<Ticket> {
+    /// wait for one; `None` where there is none until `stuck_at`, for that half hangs.
+    async fn ticket_of_repeated(
+        &self,
+        slot: Option<OwnedSemaphorePermit>,
+        stuck_at: Instant,
+    ) -> Option<Ticket> {
         let repeat = self.repeat_slots.clone().try_acquire_owned();
         if let (Some(slot), Ok(repeat)) = (slot, repeat) {
             return Some(Ticket::Slot {
@@ -261,10 +268,11 @@ impl Worker {
         }
         let mut room = self.waiting.clone().try_acquire_owned().ok();
         if room.is_none() && !self.is_stuck.load(Ordering::Relaxed) {
+            let left = stuck_at.saturating_duration_since(self.core.clock.now());
             tokio::select! {
                 biased;
                 waiting = self.waiting.clone().acquire_owned() => room = waiting.ok(),
-                () = self.pause(STUCK_AFTER) => {}
+                () = self.pause(left) => {}
             }
         }
         self.is_stuck.store(room.is_none(), Ordering::Relaxed);
