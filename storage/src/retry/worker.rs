@@ -4,7 +4,8 @@
 //! - A job takes its slot before it joins a flight, and there are few slots: no client ever waits
 //!   for one, and jobs never crowd out clients.
 //! - Jobs that failed before get half of the slots at most, so that units which always fail, or
-//!   hang until their time limits, never hold up the others.
+//!   hang until their time limits, never hold up the others. A single slot cannot be halved: there
+//!   they do, each until its time limit.
 //! - Each job is settled: done, due again, or dead. A worker that dies leaves it to its visibility
 //!   timeout, one that is stopped gives it back.
 
@@ -370,7 +371,8 @@ impl Worker {
     }
 }
 
-/// Jobs at work at once: as configured, and at most a quarter of the flights.
+/// Jobs at work at once: as configured, and at most a quarter of the flights. Both are limits, so
+/// there may be one only.
 fn slots_of(core: &Core) -> usize {
     let quarter = core.config.flights.flights_max / 4;
     core.config.retry.concurrency_max.min(quarter).max(1)
