@@ -13,7 +13,6 @@ use crate::artifact::ArtifactKey;
 use crate::config::{OnFailure, RetryConfig};
 use crate::error::{Error, ErrorKind};
 use crate::metrics::StorageMetrics;
-use crate::warmer::causes;
 use crate::warning_gate::WarningGate;
 
 use super::decision::first_delay;
@@ -96,7 +95,7 @@ impl Retries {
         if self.on_failure == OnFailure::Queue && makes_a_job(key, error) {
             let due_in = first_delay(&self.config, error.retry_after());
             let due = Due::Unhurried(due_in);
-            self.push(JobKind::Fetch, key, due, Some(&causes(error)))
+            self.push(JobKind::Fetch, key, due, Some(&error.to_string()))
                 .await;
         }
     }

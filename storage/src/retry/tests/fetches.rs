@@ -411,3 +411,30 @@ async fn jobs_that_make_no_sense_are_buried_with_a_word_and_hold_up_nobody() {
     }
     assert_eq!(ran(&instance, "unknown", "dead"), 1);
 }
+
+// acceptance: B16
+#[tokio::test(start_paused = true)]
+async fn a_jobs_history_has_no_causes_that_only_the_log_may_have() {
+    let scene = paused_scene();
+    let cause = std::io::Error::other("/srv/secret/ca.pem: permission denied");
+    let error = Error::Unreachable {
+        upstream: "https://proxy.test".to_owned(),
+        reason: "no connection".to_owned(),
+        source: Some(Arc::new(cause)),
+    };
+    scene.upstream.serve(INFO_PATH, Reply::error(error));
+    let instance = started_with(&scene, "a", |config| config.retry.attempts_max = 1);
+    instance.read(&key(INFO_PATH)).await.unwrap_err();
+    let told = "upstream https://proxy.test cannot be reached: no connection";
+    let reason = job_of(&scene, INFO_PATH).await.unwrap().info.last_error;
+    assert_eq!(reason.as_deref(), Some(told));
+    until("the job's end", || ran(&instance, "fetch", "dead") == 1).await;
+    no_jobs(&scene).await;
+    let history = job_of(&scene, INFO_PATH).await.unwrap().info.last_error;
+    assert!(
+        history
+            .as_ref()
+            .is_some_and(|history| history.starts_with("#1 "))
+    );
+    assert!(!history.unwrap().contains("secret"));
+}

@@ -31,10 +31,18 @@ impl Worker {
         };
         let verdict = decide(&run, standing, &core.config.retry);
         let text = match &run {
-            Run::Failed(error) | Run::Hindered(error) => causes(error),
+            Run::Failed(error) | Run::Hindered(error) => error.to_string(),
             Run::Senseless(reason) => reason.clone(),
-            Run::NoRoom | Run::NotTried(_) => "its time was over before it could be tried".to_owned(),
+            Run::NoRoom | Run::NotTried(_) => {
+                "its time was over before it could be tried".to_owned()
+            }
             Run::Done | Run::Absent => String::new(),
+        };
+        // What hangs on an error's source chain is for the log: paths, endpoints. The queue is read
+        // by more people.
+        let logged = match &run {
+            Run::Failed(error) | Run::Hindered(error) => causes(error),
+            _ => text.clone(),
         };
         let earlier = info.last_error.as_deref();
         let history = match &verdict {
@@ -52,14 +60,14 @@ impl Worker {
             Verdict::Ack { .. } => tracing::info!(job = %id, attempt, outcome, "a job is done"),
             Verdict::Retry { due_in } => {
                 let due_in_ms = due_in.as_millis();
-                tracing::debug!(job = %id, attempt, error = %text, due_in_ms, "a job failed");
+                tracing::debug!(job = %id, attempt, error = logged, due_in_ms, "a job failed");
             }
             Verdict::PutBack { due_in } => {
                 let due_in_ms = due_in.as_millis();
                 tracing::debug!(job = %id, due_in_ms, "a job was put back");
             }
             Verdict::Bury => {
-                tracing::warn!(job = %id, attempt, error = %text, "a job is given up");
+                tracing::warn!(job = %id, attempt, error = logged, "a job is given up");
             }
         }
         // Before the queue knows: whoever sees there that it has ended finds it counted.
