@@ -43,29 +43,27 @@ impl Worker {
                 status.ended().await;
             }
         }
-        let error = match seat.landed(core.config.wait_max, &*core.clock).await {
-            Err(error) => Some(error),
+        let has_asked = status.attempts() > 0;
+        let cut = match seat.landed(core.config.wait_max, &*core.clock).await {
+            Err(error) => return self.ended_with(error, has_asked),
             Ok(Landed::Stored {
                 verdict: Verdict::HitStored,
                 ..
             }) => return Run::Done,
+            // Those who read it were cut, but the fill may have gone on without them.
             Ok(Landed::Filling { filling, .. }) => filling.state().end.and_then(Result::err),
             Ok(_) => None,
         };
-        let has_asked = status.attempts() > 0;
-        if let Some(error) = error {
-            return self.ended_with(error, has_asked);
-        }
         // Another instance may keep it, while the store does not take it.
         let look = Look::ResultOrAbsence;
         match core.look_as_far(key, &key.unit(), look, &[]).await {
             Ok(Some(_)) => Run::Done,
             Ok(None) => {
-                let error = Error::Storage {
+                let error = cut.unwrap_or_else(|| Error::Storage {
                     doing: format!("storing {key}, which was fetched"),
                     source: None,
-                };
-                // By us or by an instance that relayed it: it was a whole download.
+                });
+                // By us or by an instance that relayed it: it was a download.
                 self.ended_with(error, true)
             }
             Err(error) => self.ended_with(error, has_asked),
