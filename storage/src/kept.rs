@@ -316,8 +316,8 @@ impl Kept {
             .collect()
     }
 
-    /// The bytes of an entry as the store takes them; `None` when they are not there any more, or
-    /// are not what was kept.
+    /// The bytes of an entry as the store takes them; `None` when they are not there any more, are
+    /// not what was kept, or cannot be read at this moment: then [`Kept::has`] it still.
     pub(crate) async fn source(&self, entry: &Arc<Entry>) -> Option<Source> {
         self.opened(entry, |disk, entry| disk.source(&entry.stem, entry.len))
             .await
@@ -346,7 +346,7 @@ impl Kept {
         let opening = move || match open(shelf.disk.as_ref()?, &entry) {
             Ok(opened) => Some(opened),
             Err(error) => {
-                // Uploaded and removed in between; or not readable any more.
+                // Uploaded and removed in between; or not readable, now or any more.
                 shelf.lose_unreadable(&entry, &error);
                 None
             }
@@ -354,14 +354,27 @@ impl Kept {
         tokio::task::spawn_blocking(opening).await.ok().flatten()
     }
 
-    /// Checks what an earlier process kept, once; what is not whole leaves.
+    /// Checks what an earlier process kept, once; what is not whole leaves. `false` also where the
+    /// disk does not say at this moment; it is asked again then.
+    ///
+    /// Cancelling leaves the check to go on by itself, so that the next who asks does not begin it
+    /// anew.
     async fn is_whole(&self, entry: &Arc<Entry>) -> bool {
-        let check = || async {
-            let (shelf, checked) = (self.shelf.clone(), entry.clone());
-            let checking = move || shelf.check(&checked);
-            tokio::task::spawn_blocking(checking).await.unwrap_or(false)
+        if let Some(whole) = entry.whole.get() {
+            return *whole;
+        }
+        let (shelf, entry) = (self.shelf.clone(), entry.clone());
+        let checking = async move {
+            let check = || async {
+                let checked = entry.clone();
+                let checking = move || shelf.check(&checked);
+                let checked = tokio::task::spawn_blocking(checking).await;
+                checked.ok().flatten().ok_or(())
+            };
+            let whole = entry.whole.get_or_try_init(check).await;
+            whole.is_ok_and(|whole| *whole)
         };
-        *entry.whole.get_or_init(check).await
+        tokio::spawn(checking).await.unwrap_or(false)
     }
 
     /// Forgets an artifact that need not be kept any more. Who reads it reads on.

@@ -156,6 +156,13 @@ impl Core {
             return Ok(Uploaded::Gone);
         };
         let Some(source) = self.kept.source(&entry).await else {
+            if self.kept.has(&entry) {
+                // Without its job it would count as dropped by an operator.
+                return Err(Error::Storage {
+                    doing: format!("reading what is kept of {key}"),
+                    source: None,
+                });
+            }
             return Ok(Uploaded::Gone);
         };
         let created = self.store.create(&layout::object_path(key), source).await;

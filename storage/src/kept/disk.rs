@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -136,6 +137,17 @@ impl Disk {
         Ok(())
     }
 
+    /// A place where the disk may refuse a read.
+    #[cfg(any(test, feature = "test-util"))]
+    fn reading(&self) -> io::Result<()> {
+        self.faults.reading()
+    }
+
+    #[cfg(not(any(test, feature = "test-util")))]
+    fn reading(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// The names of all files.
     pub(super) fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -235,6 +247,7 @@ impl Disk {
 
     /// Reads a note; `None` when it was cut while it was written.
     pub(super) fn note(&self, stem: &str) -> io::Result<Option<NoteText>> {
+        self.reading()?;
         let mut text = Vec::new();
         let file = File::open(self.note_path(stem))?;
         file.take(INDEX_BYTES_MAX).read_to_end(&mut text)?;
@@ -287,6 +300,7 @@ impl Disk {
 
     /// Reads an index; an error says what is wrong with it, without a path.
     pub(super) fn index(&self, stem: &str) -> io::Result<Index> {
+        self.reading()?;
         let mut text = Vec::new();
         let file = File::open(self.index_path(stem))?;
         file.take(INDEX_BYTES_MAX).read_to_end(&mut text)?;
@@ -309,36 +323,55 @@ impl Disk {
 
     /// Compares a body with what is known of it.
     pub(super) fn check(&self, stem: &str, len: u64, sha256: &str) -> Checked {
-        let hashed = File::open(self.body_path(stem)).and_then(|mut file| {
-            if file.metadata()?.len() != len {
-                return Ok(None);
-            }
-            let mut hash = Sha256::new();
-            let mut buffer = vec![0; HASHED_AT_ONCE];
-            loop {
-                match file.read(&mut buffer)? {
-                    0 => return Ok(Some(hex(hash))),
-                    read => hash.update(&buffer[..read]),
+        match self.hash_of(stem, len) {
+            Ok(found) if found == sha256 => Checked::Whole,
+            Ok(_) => Checked::Wrong("it has other bytes than were kept"),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound => Checked::Wrong("its bytes are gone"),
+                io::ErrorKind::UnexpectedEof => {
+                    Checked::Wrong("it has not the length that was kept")
                 }
-            }
-        });
-        match hashed {
-            Ok(Some(found)) if found == sha256 => Checked::Whole,
-            Ok(Some(_)) => Checked::Wrong("it has other bytes than were kept"),
-            Ok(None) => Checked::Wrong("it has not the length that was kept"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Checked::Wrong("its bytes are gone")
-            }
-            Err(error) => Checked::Unreadable(error),
+                _ => Checked::Unreadable(error),
+            },
         }
+    }
+
+    /// The hash of a body of `len` bytes.
+    ///
+    /// Read and not mapped: a sector that the disk does not give is an error of a read, and the end
+    /// of the process in a mapping.
+    pub(super) fn hash_of(&self, stem: &str, len: u64) -> io::Result<String> {
+        let mut file = self.open_body(stem, len)?;
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; HASHED_AT_ONCE];
+        let mut hashed = 0;
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) if hashed == len => return Ok(hex(hash)),
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                Ok(read) => {
+                    hash.update(&buffer[..read]);
+                    hashed += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Opens a body; `UnexpectedEof` when it has not `len` bytes.
+    fn open_body(&self, stem: &str, len: u64) -> io::Result<File> {
+        self.reading()?;
+        let file = File::open(self.body_path(stem))?;
+        if file.metadata()?.len() != len {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        Ok(file)
     }
 
     /// Opens a body for reading.
     pub(super) fn read(&self, stem: &str, len: u64) -> io::Result<StoredBody> {
-        let mut file = File::open(self.body_path(stem))?;
-        if file.metadata()?.len() != len {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-        }
+        let mut file = self.open_body(stem, len)?;
         if len > READ_BYTES_MAX {
             return Ok(StoredBody::Mapped(MappedFile::map(&file, len)?));
         }
@@ -394,6 +427,22 @@ impl Disk {
         sync_dir(&self.dir)?;
         Ok(true)
     }
+}
+
+/// Tells whether a failed read says something of what is on the disk, and not of this moment only.
+///
+/// No free descriptor, no memory for a mapping, a network disk that is away: what passes must not
+/// cost bytes that are nowhere else.
+pub(super) fn is_lasting(error: &io::Error) -> bool {
+    let is_about_content = matches!(
+        error.kind(),
+        // The last one is our own: what is there makes no sense.
+        io::ErrorKind::NotFound
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::Other
+    );
+    is_about_content || error.raw_os_error() == Some(Errno::IO.raw_os_error())
 }
 
 /// Removes the oldest of what is set aside until one more of `len` bytes fits.

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Kept;
-use super::disk::{self, Disk, Index};
+use super::disk::{Disk, Index};
 use super::shelf::Shelf;
 use crate::artifact::ArtifactKey;
-use crate::store::{Source, StoredBody};
+use crate::store::Source;
 use crate::{layout, verify};
 
 /// The version of the text that is written, and the only one that is read.
@@ -88,7 +88,8 @@ pub(super) enum Found {
     Unfinished,
     /// Its bytes are not what they were.
     Damaged(ArtifactKey, String),
-    /// The disk does not take the index: it stays as it is, for the next start.
+    /// The disk does not give the bytes, or does not take the index: it stays as it is, for the
+    /// next start.
     Stays(io::Error),
 }
 
@@ -103,23 +104,32 @@ pub(super) fn take_up(disk: &Disk, stem: &str, now: std::time::SystemTime) -> io
         Ok(key) if text.v == NOTE_VERSION && !key.is_mutable() => key,
         _ => return Err(io::Error::other("it is of no version or artifact of ours")),
     };
-    let checked = disk.source(stem, text.len).and_then(|source| {
-        let body = match disk.read(stem, text.len)? {
-            StoredBody::Bytes(body) => body,
-            StoredBody::Mapped(map) => map.slice(0..map.len()),
-            StoredBody::Remote(_) => return Err(io::Error::other("a local file is not remote")),
-        };
-        verify::check(&key, &body).map_err(io::Error::other)?;
-        disk::hash(&source)
-    });
-    match checked {
-        Ok(sha256) => {
-            let index = Index::new(text.path, text.len, sha256, now);
-            Ok(match disk.index_noted(stem, &index) {
-                Ok(()) => Found::Kept,
-                Err(error) => Found::Stays(error),
-            })
+    // Hashed before it is mapped: what the disk does not give is an error then, and no signal.
+    let read = disk
+        .hash_of(stem, text.len)
+        .and_then(|sha256| Ok((sha256, disk.source(stem, text.len)?)));
+    let (sha256, source) = match read {
+        Ok(read) => read,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            return Ok(Found::Damaged(key, "it is gone or was cut".to_owned()));
         }
-        Err(error) => Ok(Found::Damaged(key, error.to_string())),
+        Err(error) => return Ok(Found::Stays(error)),
+    };
+    let body = match source {
+        Source::Bytes(body) => body,
+        Source::File { map, len, .. } => map.slice(0..len),
+    };
+    if let Err(error) = verify::check(&key, &body) {
+        return Ok(Found::Damaged(key, error.to_string()));
     }
+    let index = Index::new(text.path, text.len, sha256, now);
+    Ok(match disk.index_noted(stem, &index) {
+        Ok(()) => Found::Kept,
+        Err(error) => Found::Stays(error),
+    })
 }

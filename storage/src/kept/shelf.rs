@@ -176,18 +176,19 @@ impl Shelf {
             .is_some()
     }
 
-    pub(super) fn check(&self, entry: &Entry) -> bool {
-        let Some(disk) = &self.disk else { return false };
+    /// Tells whether an entry has the bytes that were kept, or else takes it out; `None` where the
+    /// disk does not say at this moment.
+    pub(super) fn check(&self, entry: &Entry) -> Option<bool> {
+        let Some(disk) = &self.disk else {
+            return Some(false);
+        };
         match disk.check(&entry.stem, entry.len, &entry.sha256) {
-            Checked::Whole => true,
+            Checked::Whole => Some(true),
             Checked::Wrong(reason) => {
                 self.lose(entry, reason);
-                false
+                Some(false)
             }
-            Checked::Unreadable(error) => {
-                self.lose_unreadable(entry, &error);
-                false
-            }
+            Checked::Unreadable(error) => self.lose_unreadable(entry, &error).then_some(false),
         }
     }
 
@@ -212,10 +213,15 @@ impl Shelf {
         self.fetch_again(key.clone());
     }
 
-    /// Sets bytes aside that the disk does not give, and has the artifact fetched again.
-    pub(super) fn lose_unreadable(&self, entry: &Entry, error: &io::Error) {
+    /// Sets bytes aside that the disk will not give any more, and has the artifact fetched again;
+    /// tells whether they are such. What may pass changes nothing.
+    pub(super) fn lose_unreadable(&self, entry: &Entry, error: &io::Error) -> bool {
+        if !disk::is_lasting(error) {
+            tracing::debug!(unit = %entry.key, %error, "kept bytes cannot be read at this moment");
+            return false;
+        }
         if !self.take_out(entry) {
-            return;
+            return true;
         }
         tracing::warn!(
             unit = %entry.key,
@@ -226,6 +232,7 @@ impl Shelf {
             let _ = disk.set_aside_corrupt(&entry.stem, entry.kept);
         }
         self.fetch_again(entry.key.clone());
+        true
     }
 
     fn fetch_again(&self, key: ArtifactKey) {

@@ -12,6 +12,7 @@ use crate::layout;
 use crate::spool::SpoolLimits;
 
 mod notes;
+mod reads;
 
 const PATH: &str = "example.com/m/@v/v1.0.0.zip";
 

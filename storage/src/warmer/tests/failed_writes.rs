@@ -243,6 +243,30 @@ async fn a_fill_that_is_broken_off_during_its_write_leaves_a_job() {
 
 // acceptance: G6
 #[tokio::test(start_paused = true)]
+async fn an_upload_whose_bytes_cannot_be_read_for_a_moment_is_no_upload_that_is_done() {
+    let scene = paused_scene();
+    let (faults, disk) = (Faults::new(), KeptFaults::default());
+    let builder = scene.instance("a").kept(&disk);
+    let instance = builder.store(scene.store.with_faults(&faults)).start();
+    let instance = Arc::new(instance);
+    keep(&instance, &faults, INFO_PATH).await;
+    faults.heal();
+    disk.fail_reads(0, rustix::io::Errno::MFILE.raw_os_error());
+    let core = instance.warmer.core();
+    let error = core.upload(&key(INFO_PATH)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Storage);
+    // The job comes again, and again, and the bytes are not taken for dropped.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(core.kept.files(), 1);
+    assert!(job_of(&scene, INFO_PATH).await.is_some());
+    disk.heal_reads();
+    stored(&scene, INFO_PATH).await;
+    assert_eq!(scene.upstream.fetches(INFO_PATH), 1);
+    assert_eq!(instance.count(&kept_total("uploaded")), 1);
+}
+
+// acceptance: G6
+#[tokio::test(start_paused = true)]
 async fn everything_is_stored_without_any_request_once_the_store_works() {
     let scene = paused_scene();
     let (instance, faults) = failing(&scene, "a");
