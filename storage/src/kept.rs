@@ -198,7 +198,9 @@ impl Kept {
             totals: Arc::default(),
             loaded: watch::Sender::new(is_loaded),
             lost: Mutex::default(),
+            left: Mutex::default(),
             news: Notify::new(),
+            left_news: Notify::new(),
         };
         Self {
             shelf: Arc::new(shelf),
@@ -413,9 +415,14 @@ impl Kept {
         if *self.shelf.loaded.borrow() {
             return;
         }
+        let _ = tokio::time::timeout(LOADED_WITHIN, self.loaded()).await;
+    }
+
+    /// Waits, for as long as it takes, until it is known what an earlier process kept.
+    pub(crate) async fn loaded(&self) {
         let mut loaded = self.shelf.loaded.subscribe();
-        let loaded = loaded.wait_for(|loaded| *loaded);
-        let _ = tokio::time::timeout(LOADED_WITHIN, loaded).await;
+        // Its other end lives as long as we do.
+        let _ = loaded.wait_for(|loaded| *loaded).await;
     }
 }
 

@@ -109,7 +109,8 @@ impl Core {
         self.push_upload(entry).await;
     }
 
-    async fn not_kept(&self, key: &ArtifactKey, reason: &NotKept) {
+    /// Says that verified bytes could not be kept, and has the artifact fetched again.
+    pub(crate) async fn not_kept(&self, key: &ArtifactKey, reason: &NotKept) {
         let unit = key.unit();
         match reason {
             NotKept::Full(limit) => {
@@ -152,6 +153,8 @@ impl Core {
     ///
     /// [`Error::Storage`]: it is kept as before; try again later.
     pub(crate) async fn upload(&self, key: &ArtifactKey) -> Result<Uploaded, Error> {
+        // A job that runs before it is known what there is must not count as done.
+        self.kept.loaded().await;
         let Some(entry) = self.kept.entry(key).await else {
             return Ok(Uploaded::Gone);
         };

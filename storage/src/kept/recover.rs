@@ -11,23 +11,47 @@ use lease::LeaseToken;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use super::disk::Disk;
-use super::notes::{self, Found};
+use super::disk::{self, Disk, Index};
 use super::shelf::{Room, Shelf};
 use super::{Entry, Kept};
+use crate::artifact::ArtifactKey;
 use crate::layout;
-use crate::spool::Space;
+use crate::spool::{SharedSpace, Space};
 
 impl Kept {
-    /// Reads the indexes of what was found; the bytes are checked when they are first wanted.
+    /// Reads the indexes of what was found; the bytes are checked when they are first wanted, and
+    /// the notes are taken up behind it.
     ///
-    /// Returns how many there are. Look-ups wait for this, for a moment.
+    /// Returns how many indexes there are. Look-ups wait for this, for a moment.
     pub(super) async fn load(&self, now: SystemTime) -> usize {
         let shelf = self.shelf.clone();
         let loading = tokio::task::spawn_blocking(move || shelf.load(now));
         let count = loading.await.unwrap_or(0);
+        // Also where there is no disk to read them from.
         self.shelf.loaded.send_replace(true);
         count
+    }
+}
+
+/// What an entry that is taken up begins with.
+pub(super) struct TakenFrom {
+    pub(super) room: Room,
+    pub(super) space: SharedSpace,
+    /// Whether its bytes were checked just now.
+    pub(super) is_checked: bool,
+    /// Whether requests are answered from it at once.
+    pub(super) is_served: bool,
+}
+
+impl TakenFrom {
+    /// What is there already, whether or not there is room for it.
+    pub(super) fn earlier_run(shelf: &Shelf, len: u64, is_checked: bool) -> Self {
+        Self {
+            room: Room::of_existing(shelf, len),
+            space: Arc::new(Mutex::new(Space::of_existing(&shelf.budget, len))),
+            is_checked,
+            is_served: true,
+        }
     }
 }
 
@@ -38,49 +62,32 @@ impl Shelf {
             std::mem::take(&mut *found)
         };
         let Some(disk) = &self.disk else { return 0 };
-        let stem_of = |name: &str, suffix: &str| {
-            let stem = name.strip_suffix(suffix)?;
-            let is_ours = stem.len() == 32 && Uuid::try_parse(stem).is_ok();
-            is_ours.then(|| stem.to_owned())
-        };
-        let mut indexed: HashSet<_> = names
-            .iter()
-            .filter_map(|name| stem_of(name, ".json"))
-            .collect();
-        let mut noted = HashSet::new();
-        for stem in names.iter().filter_map(|name| stem_of(name, ".note")) {
-            match notes::take_up(disk, &stem, now) {
-                Ok(Found::Kept) => {
-                    indexed.insert(stem);
+        let stems = |suffix| names.iter().filter_map(move |name| stem_of(name, suffix));
+        let indexed: HashSet<_> = stems(".json").collect();
+        let noted: HashSet<_> = stems(".note").collect();
+        let mut count = 0;
+        let mut read = HashSet::new();
+        for stem in &indexed {
+            match self.take_up_index(disk, stem) {
+                Ok(is_kept) => {
+                    count += usize::from(is_kept);
+                    read.insert(*stem);
                 }
-                Ok(Found::Unfinished) => {
-                    let _ = disk.remove_note(&stem);
-                }
-                Ok(Found::Damaged(key, reason)) => {
-                    let _ = disk.remove_note(&stem);
-                    self.give_up(&key, &stem, &reason);
-                }
-                Ok(Found::Stays(error)) => {
-                    tracing::warn!(%error, "bytes of an earlier run cannot be kept yet; they stay");
-                    noted.insert(stem);
-                }
-                Err(error) => set_aside(disk, &stem, &error, now),
+                Err(error) if disk::is_lasting(&error) => set_aside(disk, stem, &error, now),
+                Err(error) => stays(stem, &error),
             }
         }
-        let mut count = 0;
-        for stem in &indexed {
-            match self.take_up(disk, stem) {
-                Ok(true) => count += 1,
-                Ok(false) => {}
-                Err(error) => set_aside(disk, stem, &error, now),
-            }
+        self.loaded.send_replace(true);
+        for stem in noted.difference(&indexed) {
+            self.left_noted((*stem).to_owned(), true);
         }
         for name in &names {
             // Only what was there before this process began, so nothing that is being kept now.
             let is_leftover = stem_of(name, ".json.new").is_some()
+                // Of a start that was killed between the index and the note's removal.
+                || stem_of(name, ".note").is_some_and(|stem| read.contains(stem))
                 || stem_of(name, ".body")
-                    .is_some_and(|stem| !indexed.contains(&stem) && !noted.contains(&stem));
-            // A note's body that was kept just now is among the indexed.
+                    .is_some_and(|stem| !indexed.contains(stem) && !noted.contains(stem));
             if is_leftover && let Err(error) = disk.remove_name(name) {
                 tracing::warn!(%error, "a leftover of keeping could not be removed");
             }
@@ -89,7 +96,7 @@ impl Shelf {
     }
 
     /// Makes an entry of what an index says; `false` when there is nothing to be had.
-    fn take_up(&self, disk: &Disk, stem: &str) -> io::Result<bool> {
+    fn take_up_index(&self, disk: &Disk, stem: &str) -> io::Result<bool> {
         let index = disk.index(stem)?;
         let key = layout::parse_path(&index.path).map_err(io::Error::other)?;
         if key.is_mutable() {
@@ -104,6 +111,19 @@ impl Shelf {
             self.give_up(&key, stem, reason);
             return Ok(false);
         }
+        let from = TakenFrom::earlier_run(self, index.len, false);
+        self.put(disk, key, stem, index, from)
+    }
+
+    /// Puts what has an index into the tables; `false` where the same is there already.
+    pub(super) fn put(
+        &self,
+        disk: &Disk,
+        key: ArtifactKey,
+        stem: &str,
+        index: Index,
+        from: TakenFrom,
+    ) -> io::Result<bool> {
         let entry = Arc::new(Entry {
             key: key.clone(),
             stem: stem.to_owned(),
@@ -111,12 +131,12 @@ impl Shelf {
             kept: index.kept(),
             sha256: index.sha256,
             token: LeaseToken::random(),
-            whole: OnceCell::new(),
-            served: AtomicBool::new(true),
+            whole: OnceCell::new_with(from.is_checked.then_some(true)),
+            served: AtomicBool::new(from.is_served),
             committing: AtomicBool::new(false),
             has_job: AtomicBool::new(false),
-            _room: Room::of_existing(self, index.len),
-            _space: Arc::new(Mutex::new(Space::of_existing(&self.budget, index.len))),
+            _room: from.room,
+            _space: from.space,
         });
         match self.entries.entry(key.clone()) {
             Slot::Vacant(slot) => {
@@ -139,7 +159,22 @@ impl Shelf {
     }
 }
 
-fn set_aside(disk: &Disk, stem: &str, error: &io::Error, now: SystemTime) {
+/// The stem of one of our names that ends with `suffix`.
+fn stem_of<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
+    let stem = name.strip_suffix(suffix)?;
+    (stem.len() == 32 && Uuid::try_parse(stem).is_ok()).then_some(stem)
+}
+
+/// Says that bytes of an earlier run are left as they are.
+pub(super) fn stays(stem: &str, error: &io::Error) {
+    tracing::warn!(
+        file = stem,
+        %error,
+        "verified bytes on disk cannot be taken up now; they stay for the next start"
+    );
+}
+
+pub(super) fn set_aside(disk: &Disk, stem: &str, error: &io::Error, now: SystemTime) {
     match disk.set_aside_corrupt(stem, now) {
         Ok(()) => tracing::warn!(
             file = stem,

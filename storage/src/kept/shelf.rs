@@ -2,6 +2,7 @@
 //!
 //! All that changes files blocks on the disk.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, OnceCell, watch};
 use uuid::Uuid;
 
 use super::disk::{self, Checked, Disk, Index, Placed};
+use super::notes::Left;
 use super::{Entry, KEPT_FILES_MAX, NotKept};
 use crate::artifact::ArtifactKey;
 use crate::error::Error;
@@ -40,8 +42,12 @@ pub(super) struct Shelf {
     /// Whether it is known what an earlier process kept.
     pub(super) loaded: watch::Sender<bool>,
     pub(super) lost: Mutex<Vec<ArtifactKey>>,
+    /// Notes to take up.
+    pub(super) left: Mutex<VecDeque<Left>>,
     /// Tells the task that tends to all this that there is something to do.
     pub(super) news: Notify,
+    /// Tells it that there is such a note.
+    pub(super) left_news: Notify,
 }
 
 /// What is kept, in numbers.
@@ -59,7 +65,8 @@ pub(super) struct Room {
 }
 
 impl Room {
-    fn take(shelf: &Shelf, bytes: u64) -> Result<Self, NotKept> {
+    /// Room for `bytes` more, if they fit.
+    pub(super) fn take(shelf: &Shelf, bytes: u64) -> Result<Self, NotKept> {
         // Given back by its drop where it turns out to be too much.
         let room = Self::of_existing(shelf, bytes);
         let (kept_files, kept_bytes) = shelf.totals.now();
@@ -117,10 +124,7 @@ impl Shelf {
         let is_shared = space.is_some();
         let space = match space {
             Some(space) => space,
-            None => self.space(source.len()).map_err(|error| match error {
-                Error::Overloaded { limit } => NotKept::Full(limit),
-                error => NotKept::Failed(io::Error::other(error)),
-            })?,
+            None => self.space(source.len())?,
         };
         let stem = Uuid::new_v4().simple().to_string();
         let len = source.len();
@@ -161,9 +165,13 @@ impl Shelf {
         Ok(entry)
     }
 
-    fn space(&self, bytes: u64) -> Result<SharedSpace, Error> {
+    /// Space for `bytes` more of the spool's budget.
+    pub(super) fn space(&self, bytes: u64) -> Result<SharedSpace, NotKept> {
         let mut space = Space::new(&self.budget);
-        space.grow_to(bytes)?;
+        space.grow_to(bytes).map_err(|error| match error {
+            Error::Overloaded { limit } => NotKept::Full(limit),
+            error => NotKept::Failed(io::Error::other(error)),
+        })?;
         space.wrote_to(bytes);
         Ok(Arc::new(Mutex::new(space)))
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Entry;
+use super::notes::TakenUp;
 use crate::error::Error;
 use crate::retry::{Job, JobKind};
 use crate::warmer::Core;
@@ -22,10 +23,16 @@ pub(crate) async fn tend(core: Arc<Core>) {
         core.metrics.kept.count_many("recovered", found as u64);
         tracing::info!(found, "an earlier run kept what the storage did not take");
     }
+    // Reading everything once may take long, and records must be renewed meanwhile.
+    tokio::join!(see_to_all(&core), look_through(&core));
+}
+
+/// Sees to the jobs and records of all entries, and to what was lost, for ever.
+async fn see_to_all(core: &Core) {
     let mut rounds = 0_u32;
     let mut all_due = core.clock.now();
     loop {
-        fetch_lost(&core).await;
+        fetch_lost(core).await;
         let all = core.clock.now() >= all_due;
         let records = all && rounds.is_multiple_of(RECORDS_EVERY);
         if all {
@@ -34,24 +41,38 @@ pub(crate) async fn tend(core: Arc<Core>) {
         }
         for entry in core.kept.idle_entries() {
             if all || !entry.has_job() {
-                see_to_job(&core, &entry).await;
+                see_to_job(core, &entry).await;
             }
             if records && entry.is_served() {
                 core.write_spooled(&entry).await;
             }
-        }
-        if all && rounds == 1 {
-            // Behind the jobs and the records, as it reads everything once.
-            for entry in core.kept.idle_entries() {
-                core.kept.is_whole(&entry).await;
-            }
-            continue;
         }
         let pause = all_due.saturating_duration_since(core.clock.now());
         tokio::select! {
             () = core.kept.shelf.news.notified() => {}
             () = core.clock.sleep(pause) => {}
         }
+    }
+}
+
+/// Takes up the notes that were left, one after the other, and checks what an earlier process kept;
+/// for ever.
+async fn look_through(core: &Core) {
+    loop {
+        while let Some(taken) = core.kept.take_up_note(core.clock.wall()).await {
+            match taken {
+                TakenUp::Kept(label) => {
+                    core.metrics.kept.count(label);
+                    core.kept.shelf.news.notify_one();
+                }
+                TakenUp::NoRoom(key, reason) => core.not_kept(&key, &reason).await,
+                TakenUp::Nothing => {}
+            }
+        }
+        for entry in core.kept.idle_entries() {
+            core.kept.is_whole(&entry).await;
+        }
+        core.kept.shelf.left_news.notified().await;
     }
 }
 

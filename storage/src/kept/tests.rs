@@ -50,6 +50,7 @@ impl Place {
     async fn start(&self) -> Kept {
         let kept = Kept::open_with_faults(self.path(), &self.spool, &self.faults);
         kept.load(TokioClock.wall()).await;
+        while kept.take_up_note(TokioClock.wall()).await.is_some() {}
         kept
     }
 

@@ -1,6 +1,7 @@
 //! Bytes that were on their way to the store when the process was killed.
 
 use super::*;
+use crate::kept::notes::TakenUp;
 
 const MOD: &str = "example.com/m/@v/v1.0.0.mod";
 
@@ -87,6 +88,77 @@ async fn a_start_that_is_cut_while_it_takes_up_a_note_is_followed_by_one_that_do
         assert_eq!(served(&kept, MOD).await, Some(module()), "step {step}");
     }
     assert!(cut >= 5, "{cut} steps were cut");
+}
+
+// acceptance: G6
+#[tokio::test]
+async fn indexes_are_read_before_notes_are_taken_up() {
+    let mut place = Place::new();
+    let kept = place.start().await;
+    drop(keep(&kept, PATH, &body()).await);
+    drop(note(&kept, MOD, &module()).await);
+    drop(kept);
+    place.faults = KeptFaults::default();
+    let kept = Kept::open_with_faults(place.path(), &place.spool, &place.faults);
+    assert_eq!(kept.load(TokioClock.wall()).await, 1);
+    assert_eq!(served(&kept, PATH).await, Some(body()));
+    assert_eq!(served(&kept, MOD).await, None);
+    while kept.take_up_note(TokioClock.wall()).await.is_some() {}
+    assert_eq!(served(&kept, MOD).await, Some(module()));
+    assert_eq!(place.names().len(), 4, "{:?}", place.names());
+}
+
+#[tokio::test]
+async fn a_note_beside_its_index_goes_alone() {
+    let mut place = Place::new();
+    let kept = place.start().await;
+    drop(keep(&kept, PATH, &body()).await);
+    drop(kept);
+    // As a start that was killed right before it removed the note.
+    let text = r#"{"v":1,"path":"example.com/m/@v/v1.0.0.zip","len":21}"#;
+    std::fs::write(place.file(".json").with_extension("note"), text).unwrap();
+    let kept = place.restart().await;
+    assert_eq!(served(&kept, PATH).await, Some(body()));
+    assert_eq!(place.names().len(), 2, "{:?}", place.names());
+}
+
+// acceptance: G6
+#[tokio::test]
+async fn what_a_broken_off_fill_leaves_is_taken_up() {
+    let place = Place::new();
+    let kept = place.start().await;
+    drop(note(&kept, MOD, &module()).await);
+    let taken = kept.take_up_note(TokioClock.wall()).await;
+    assert!(matches!(taken, Some(TakenUp::Kept("kept"))), "{taken:?}");
+    // The upload finds out whether somebody else has stored other bytes.
+    assert_eq!(served(&kept, MOD).await, None);
+    assert_eq!(kept.idle_entries().len(), 1);
+    assert_eq!(place.spool.used_bytes(), module().len() as u64);
+    assert_eq!(place.names().len(), 2, "{:?}", place.names());
+    // What is kept already needs no second place.
+    drop(note(&kept, MOD, &module()).await);
+    let taken = kept.take_up_note(TokioClock.wall()).await;
+    assert!(matches!(taken, Some(TakenUp::Nothing)), "{taken:?}");
+    assert_eq!(place.names().len(), 2, "{:?}", place.names());
+    assert!(kept.take_up_note(TokioClock.wall()).await.is_none());
+}
+
+// acceptance: G6
+#[tokio::test]
+async fn what_a_broken_off_fill_leaves_is_kept_only_where_there_is_room() {
+    let place = Place::with_limits(|limits| {
+        limits.bytes_max = 100;
+        limits.kept_percent_max = 10;
+    });
+    let kept = place.start().await;
+    drop(note(&kept, MOD, &module()).await);
+    let taken = kept.take_up_note(TokioClock.wall()).await;
+    let Some(TakenUp::NoRoom(lost, NotKept::Full(_))) = taken else {
+        panic!("{taken:?}");
+    };
+    assert_eq!(lost, key(MOD));
+    assert!(place.names().is_empty(), "{:?}", place.names());
+    assert_eq!((kept.files(), place.spool.used_bytes()), (0, 0));
 }
 
 // acceptance: G6

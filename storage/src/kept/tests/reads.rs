@@ -56,6 +56,39 @@ async fn what_the_disk_cannot_read_any_more_is_set_aside() {
     }
 }
 
+// acceptance: G6
+#[tokio::test]
+async fn a_start_that_cannot_read_leaves_everything_to_the_next() {
+    const MOD: &str = "example.com/m/@v/v1.0.0.mod";
+    let module = Bytes::from_static(b"module example.com/m\n");
+    let mut codes = PASSING.to_vec();
+    codes.push(Errno::IO);
+    for code in codes {
+        // The note's text and its bytes are read one after the other; the index is read first.
+        for read in 0..3 {
+            if code == Errno::IO && read < 2 {
+                continue;
+            }
+            let mut place = Place::new();
+            let kept = place.start().await;
+            drop(keep(&kept, PATH, &body()).await.unwrap());
+            drop(kept.note(&key(MOD), Source::Bytes(module.clone())).await);
+            drop(kept);
+            let names = place.names();
+            place.faults = KeptFaults::default();
+            place.faults.fail_reads(read, code.raw_os_error());
+            let kept = place.start().await;
+            assert_eq!(kept.files(), u64::from(read > 0));
+            assert!(kept.take_lost().is_empty());
+            assert_eq!(place.names(), names, "{code:?} at read {read}");
+            drop(kept);
+            let kept = place.restart().await;
+            assert_eq!(served(&kept, PATH).await, Some(body()));
+            assert_eq!(served(&kept, MOD).await, Some(module.clone()));
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_check_goes_on_without_whoever_asked_for_it() {
     let (place, kept) = damaged(|_| {}).await;

@@ -267,6 +267,30 @@ async fn an_upload_whose_bytes_cannot_be_read_for_a_moment_is_no_upload_that_is_
 
 // acceptance: G6
 #[tokio::test(start_paused = true)]
+async fn an_upload_waits_until_it_is_known_what_is_kept() {
+    let scene = paused_scene();
+    let (instance, faults) = failing(&scene, "a");
+    keep(&instance, &faults, INFO_PATH).await;
+    instance.warmer.shutdown(Duration::ZERO).await;
+    drop(instance);
+    let disk = KeptFaults::default();
+    disk.hold_reads(true);
+    let instance = scene.instance("a").kept(&disk).start();
+    let core = instance.warmer.core().clone();
+    let uploading = tokio::spawn(async move { core.upload(&key(INFO_PATH)).await });
+    for _ in 0..10 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert!(!uploading.is_finished());
+    disk.hold_reads(false);
+    let uploaded = soon("an end", uploading).await.unwrap().unwrap();
+    // The job of the earlier run may have been quicker.
+    assert!(uploaded == Uploaded::Stored || instance.count(&kept_total("uploaded")) == 1);
+    stored(&scene, INFO_PATH).await;
+}
+
+// acceptance: G6
+#[tokio::test(start_paused = true)]
 async fn everything_is_stored_without_any_request_once_the_store_works() {
     let scene = paused_scene();
     let (instance, faults) = failing(&scene, "a");
