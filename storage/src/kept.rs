@@ -94,7 +94,7 @@ impl Entry {
         self.served.store(true, Ordering::Relaxed);
     }
 
-    fn is_served(&self) -> bool {
+    pub(crate) fn is_served(&self) -> bool {
         self.served.load(Ordering::Relaxed)
     }
 

@@ -184,6 +184,12 @@ impl Core {
             }
             Err(error) => {
                 self.metrics.count_commit("failed");
+                // Its fill was broken off, so nobody knew whether the store had taken it. Now it
+                // has not.
+                if !entry.is_served() {
+                    entry.serve();
+                    self.write_spooled(&entry).await;
+                }
                 return Err(error);
             }
         };

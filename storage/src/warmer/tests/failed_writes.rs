@@ -243,6 +243,35 @@ async fn a_fill_that_is_broken_off_during_its_write_leaves_a_job() {
 
 // acceptance: G6
 #[tokio::test(start_paused = true)]
+async fn what_a_broken_off_fill_kept_is_served_while_the_store_goes_on_failing() {
+    let scene = paused_scene();
+    let (instance, faults) = failing(&scene, "a");
+    faults.inject(Operation::Create, 1..=1, Fault::Hang);
+    faults.inject(Operation::Create, 2.., Fault::Refuse);
+    instance.read(&key(INFO_PATH)).await.unwrap();
+    let kept = &instance.warmer.core().kept;
+    until("the bytes to be kept", || kept.files() == 1).await;
+    let unit = lease::LeaseKey::new(key(INFO_PATH).unit()).unwrap();
+    let held = scene.leases.get(&unit).await.unwrap().unwrap();
+    scene
+        .leases
+        .force_release(&unit, &held.token)
+        .await
+        .unwrap();
+    instance.settled().await;
+    until("a failed upload", || instance.count(COMMITS_FAILED) > 0).await;
+    soon("the bytes", async {
+        while kept.get(&key(INFO_PATH)).await.is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    assert_eq!(instance.read(&key(INFO_PATH)).await.unwrap(), INFO);
+    assert_eq!(scene.upstream.fetches(INFO_PATH), 1);
+}
+
+// acceptance: G6
+#[tokio::test(start_paused = true)]
 async fn an_upload_whose_bytes_cannot_be_read_for_a_moment_is_no_upload_that_is_done() {
     let scene = paused_scene();
     let (faults, disk) = (Faults::new(), KeptFaults::default());
