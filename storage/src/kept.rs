@@ -24,6 +24,7 @@ use crate::module::{ModulePath, Version};
 use crate::spool::{SharedSpace, Spool};
 use crate::store::{Source, Stored};
 
+mod aside;
 mod disk;
 #[cfg(any(test, feature = "test-util"))]
 mod faults;

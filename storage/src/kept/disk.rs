@@ -40,14 +40,6 @@ const READ_BYTES_MAX: u64 = 64 << 10;
 /// Bytes that are hashed at once.
 const HASHED_AT_ONCE: usize = 1 << 20;
 
-/// The directory of bytes that contradict what is stored.
-const CONFLICTS: &str = "conflicts";
-
-/// How many of those are held at most, and how many bytes of them; the oldest leave first.
-const CONFLICTS_MAX: usize = 16;
-/// See [`CONFLICTS_MAX`].
-const CONFLICT_BYTES_MAX: u64 = 256 << 20;
-
 /// What is known of kept bytes; JSON, for example
 /// `{"v":1,"path":"example.com/m/@v/v1.0.0.zip","len":3,"sha256":"ba78…","kept_ms":1700000000000}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +96,7 @@ pub(super) enum Checked {
 /// The directory of what is kept.
 #[derive(Debug)]
 pub(super) struct Disk {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     #[cfg(any(test, feature = "test-util"))]
     faults: KeptFaults,
 }
@@ -128,12 +120,23 @@ impl Disk {
 
     /// A place where a crash, or the disk, may cut a sequence.
     #[cfg(any(test, feature = "test-util"))]
-    fn step(&self) -> io::Result<()> {
+    pub(super) fn step(&self) -> io::Result<()> {
         self.faults.step()
     }
 
     #[cfg(not(any(test, feature = "test-util")))]
-    fn step(&self) -> io::Result<()> {
+    pub(super) fn step(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// A place where the disk may know no links.
+    #[cfg(any(test, feature = "test-util"))]
+    fn linking(&self) -> io::Result<()> {
+        self.faults.linking()
+    }
+
+    #[cfg(not(any(test, feature = "test-util")))]
+    fn linking(&self) -> io::Result<()> {
         Ok(())
     }
 
@@ -163,11 +166,11 @@ impl Disk {
         self.dir.join(format!("{stem}.body"))
     }
 
-    fn note_path(&self, stem: &str) -> PathBuf {
+    pub(super) fn note_path(&self, stem: &str) -> PathBuf {
         self.dir.join(format!("{stem}.note"))
     }
 
-    fn index_path(&self, stem: &str) -> PathBuf {
+    pub(super) fn index_path(&self, stem: &str) -> PathBuf {
         self.dir.join(format!("{stem}.json"))
     }
 
@@ -193,20 +196,29 @@ impl Disk {
     }
 
     fn link_or_copy(&self, stem: &str, body: &Source) -> io::Result<Placed> {
+        match (self.link_or_write(stem, body), body) {
+            (Err(error), Source::File { path, .. }) if link_unsupported(&error) => {
+                let mut copy = File::create_new(self.body_path(stem))?;
+                io::copy(&mut File::open(path)?, &mut copy)?;
+                Ok(Placed::Copied)
+            }
+            (placed, _) => placed,
+        }
+    }
+
+    /// Gives a file another name, or writes bytes from memory; copies no file.
+    fn link_or_write(&self, stem: &str, body: &Source) -> io::Result<Placed> {
         let path = self.body_path(stem);
         match body {
             Source::Bytes(bytes) => {
                 File::create_new(&path)?.write_all(bytes)?;
                 Ok(Placed::Copied)
             }
-            Source::File { path: spool, .. } => match std::fs::hard_link(spool, &path) {
-                Ok(()) => Ok(Placed::Linked),
-                Err(error) if link_unsupported(&error) => {
-                    io::copy(&mut File::open(spool)?, &mut File::create_new(&path)?)?;
-                    Ok(Placed::Copied)
-                }
-                Err(error) => Err(error),
-            },
+            Source::File { path: spool, .. } => {
+                self.linking()?;
+                std::fs::hard_link(spool, &path)?;
+                Ok(Placed::Linked)
+            }
         }
     }
 
@@ -221,10 +233,13 @@ impl Disk {
     }
 
     /// Writes a body, then a note of it, without waiting for the disk; on failure neither stays.
+    ///
+    /// A file that cannot be linked is refused: every fill would copy its zip, into space that
+    /// nobody has promised.
     pub(super) fn write_note(&self, stem: &str, text: &NoteText, body: &Source) -> io::Result<()> {
         let write = || {
             self.step()?;
-            self.link_or_copy(stem, body)?;
+            self.link_or_write(stem, body)?;
             self.step()?;
             let text = serde_json::to_vec(text).map_err(io::Error::other)?;
             File::create_new(self.note_path(stem))?.write_all(&text)?;
@@ -395,38 +410,6 @@ impl Disk {
             StoredBody::Remote(_) => return Err(io::Error::other("a local file is not remote")),
         })
     }
-
-    /// Renames what cannot be understood, so that an operator finds it and nobody reads it again.
-    pub(super) fn set_aside_corrupt(&self, stem: &str, now: SystemTime) -> io::Result<()> {
-        let since = now.duration_since(SystemTime::UNIX_EPOCH);
-        let seconds = since.unwrap_or_default().as_secs();
-        let paths = [self.index_path(stem), self.note_path(stem)];
-        for path in paths.into_iter().chain([self.body_path(stem)]) {
-            let mut aside = path.clone().into_os_string();
-            aside.push(format!(".corrupt-{seconds}"));
-            rename_if_there(&path, Path::new(&aside))?;
-        }
-        sync_dir(&self.dir)
-    }
-
-    /// Moves bytes that contradict what is stored out of the way, as far as there is room for
-    /// such; tells whether they are still to be found.
-    pub(super) fn set_aside_conflict(&self, stem: &str, len: u64) -> io::Result<bool> {
-        if len > CONFLICT_BYTES_MAX {
-            self.remove(stem)?;
-            return Ok(false);
-        }
-        let aside = self.dir.join(CONFLICTS);
-        std::fs::create_dir_all(&aside)?;
-        make_room(&aside, len)?;
-        // The index first: what is cut in between is a body that nobody relies on.
-        self.step()?;
-        rename_if_there(&self.index_path(stem), &aside.join(format!("{stem}.json")))?;
-        self.step()?;
-        rename_if_there(&self.body_path(stem), &aside.join(format!("{stem}.body")))?;
-        sync_dir(&self.dir)?;
-        Ok(true)
-    }
 }
 
 /// Tells whether a failed read says something of what is on the disk, and not of this moment only.
@@ -445,46 +428,10 @@ pub(super) fn is_lasting(error: &io::Error) -> bool {
     is_about_content || error.raw_os_error() == Some(Errno::IO.raw_os_error())
 }
 
-/// Removes the oldest of what is set aside until one more of `len` bytes fits.
-fn make_room(aside: &Path, len: u64) -> io::Result<()> {
-    let mut bodies = Vec::new();
-    for entry in std::fs::read_dir(aside)? {
-        let entry = entry?;
-        let path = entry.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "body")
-        {
-            let metadata = entry.metadata()?;
-            bodies.push((metadata.modified()?, metadata.len(), path));
-        }
-    }
-    bodies.sort();
-    let mut bytes: u64 = bodies.iter().map(|(_, len, _)| len).sum();
-    let mut count = bodies.len();
-    for (_, body_len, path) in bodies {
-        if count < CONFLICTS_MAX && bytes + len <= CONFLICT_BYTES_MAX {
-            break;
-        }
-        remove_if_there(&path.with_extension("json"))?;
-        remove_if_there(&path)?;
-        count -= 1;
-        bytes -= body_len;
-    }
-    Ok(())
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
-    }
-}
-
-fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
-    match std::fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        renamed => renamed,
     }
 }
 

@@ -16,6 +16,7 @@ struct Plan {
     steps: usize,
     cut: Option<(usize, Cut)>,
     dead: bool,
+    no_links: bool,
     reads: usize,
     /// The first read that fails, and how.
     reads_fail: Option<(usize, i32)>,
@@ -57,6 +58,20 @@ impl KeptFaults {
     pub fn heal_reads(&self) {
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         plan.reads_fail = None;
+    }
+
+    /// Makes the disk one without hard links.
+    pub fn forbid_links(&self) {
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        plan.no_links = true;
+    }
+
+    pub(super) fn linking(&self) -> io::Result<()> {
+        let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        match plan.no_links {
+            true => Err(io::Error::from(io::ErrorKind::Unsupported)),
+            false => Ok(()),
+        }
     }
 
     /// Holds reads up, or lets them go on. They block their threads.

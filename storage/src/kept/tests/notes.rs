@@ -44,6 +44,27 @@ async fn a_spool_file_is_noted_by_another_name_and_outlives_the_spool() {
     assert_eq!(served(&kept, PATH).await, Some(zip));
 }
 
+// acceptance: A16
+#[tokio::test]
+async fn without_links_a_file_is_kept_by_a_copy_and_not_noted() {
+    let place = Place::new();
+    place.faults.forbid_links();
+    let kept = place.start().await;
+    let zip = crate::testing::module_zip("example.com/m", "v1.0.0", 300_000);
+    let (writer, source) = place.spooled(&zip).await;
+    // Every fill would be copied, into space that nobody has promised.
+    assert!(kept.note(&key(PATH), source.clone()).await.is_none());
+    assert!(place.names().is_empty(), "{:?}", place.names());
+    let space = Some(writer.space());
+    let now = TokioClock.wall();
+    let committing = kept.keep(&key(PATH), &source, space, now).await.unwrap();
+    committing.entry().serve();
+    assert_eq!(place.spool.used_bytes(), 2 * zip.len() as u64);
+    drop((writer, source));
+    assert_eq!(served(&kept, PATH).await, Some(zip));
+    assert!(note(&kept, MOD, &module()).await.is_some());
+}
+
 #[tokio::test]
 async fn what_is_safe_leaves_no_note() {
     let mut place = Place::new();
