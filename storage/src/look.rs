@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lease::{Clock, LeaseToken};
+use lease::{Clock, LeaseToken, Outcome};
 
 use crate::artifact::ArtifactKey;
 use crate::artifacts::Artifacts;
@@ -12,7 +12,7 @@ use crate::kept::{SpooledAt, UnitRecord};
 use crate::layout;
 use crate::module::{ModulePath, Version};
 use crate::store::Stored;
-use crate::turn::Look;
+use crate::turn::{Finding, Look};
 use crate::warmer::Core;
 
 /// The longest that a failure is remembered, whatever upstream asks for.
@@ -28,6 +28,15 @@ pub(crate) enum Found {
     Stored(Stored),
     /// Another instance keeps it, while the store does not take it.
     Spooled(SpooledAt),
+}
+
+impl Finding for Found {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Stored(_) => Outcome::Stored,
+            Self::Spooled(_) => Outcome::Spooled,
+        }
+    }
 }
 
 impl Core {

@@ -24,7 +24,7 @@ use crate::layout;
 use crate::module::{ModulePath, Version};
 use crate::peers::Origin;
 use crate::store::{Source, Stored};
-use crate::turn::{Look, Turn, Wait};
+use crate::turn::{Finding, Look, Turn, Wait};
 use crate::upstream::{FetchRequest, FetchedBody, Validators};
 use crate::verify;
 use crate::warmer::{Core, REVALIDATE_AT_MOST_EVERY};
@@ -490,6 +490,8 @@ impl Refresh {
 /// Another document than `seen` in the records: somebody else's refresh has succeeded meanwhile.
 ///
 /// Told by difference and not by time, because the hosts' clocks need not agree.
+impl Finding for CachedDocument {}
+
 async fn look_for_another(
     core: &Core,
     key: &ArtifactKey,

@@ -64,6 +64,14 @@ pub(crate) enum Turn<T> {
     Theirs(T),
 }
 
+/// What a look may find.
+pub(crate) trait Finding {
+    /// What its being there tells those who wait behind our grant.
+    fn outcome(&self) -> Outcome {
+        Outcome::Stored
+    }
+}
+
 /// How far a look goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
@@ -190,6 +198,7 @@ impl Turns {
         look: F,
     ) -> Result<Turn<T>, Error>
     where
+        T: Finding,
         F: Fn(Look) -> Fut,
         Fut: Future<Output = Result<Option<T>, Error>>,
     {
@@ -405,14 +414,17 @@ impl Turns {
 }
 
 /// What a grant is good for, after the look behind it.
-fn found_or_ours<T>(guard: LeaseGuard, looked: Result<Option<T>, Error>) -> Result<Turn<T>, Error> {
+fn found_or_ours<T: Finding>(
+    guard: LeaseGuard,
+    looked: Result<Option<T>, Error>,
+) -> Result<Turn<T>, Error> {
     match looked {
         Ok(None) => Ok(Turn::Ours {
             guard: Some(guard),
             _unleased: None,
         }),
         Ok(Some(found)) => {
-            drop(guard.release(Outcome::Stored));
+            drop(guard.release(found.outcome()));
             Ok(Turn::Theirs(found))
         }
         Err(error) => {

@@ -22,6 +22,18 @@ use crate::holder_watch::WatchParts;
 use crate::peers::NoPeers;
 use crate::testing::{Gate, soon};
 
+/// What is found where another instance keeps it.
+const ELSEWHERE: &str = "kept elsewhere";
+
+impl Finding for &'static str {
+    fn outcome(&self) -> Outcome {
+        match *self {
+            ELSEWHERE => Outcome::Spooled,
+            _ => Outcome::Stored,
+        }
+    }
+}
+
 const UNIT: &str = "example.com/m@v1.0.0.info";
 
 /// A table in which somebody else has every lease; what it answers is up to the test.
@@ -361,6 +373,10 @@ async fn what_is_found_behind_the_grant_is_served_and_the_lease_given_back() {
     let turn = scene.take(|_| async { Ok(Some("found")) }).await.unwrap();
     assert!(matches!(turn, Turn::Theirs("found")));
     assert_eq!(outcome_of(&mut events).await, Outcome::Stored);
+    // Who waits for what the store does not have must look where it is.
+    let turn = scene.take(|_| async { Ok(Some(ELSEWHERE)) }).await.unwrap();
+    assert!(matches!(turn, Turn::Theirs(ELSEWHERE)));
+    assert_eq!(outcome_of(&mut events).await, Outcome::Spooled);
 }
 
 // fault: 24
@@ -413,7 +429,7 @@ async fn a_unit_too_long_for_a_lease_is_fetched_without_one() {
     let scene = Scene::new(leases.clone());
     let long = "m".repeat(10_000);
     let status = scene.seat.status();
-    let look = |_| async { Ok(None::<()>) };
+    let look = |_| async { Ok(None::<&str>) };
     let turn = scene
         .turns
         .take(&long, status, &scene.config, &Wait::default(), look)
