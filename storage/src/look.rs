@@ -170,6 +170,13 @@ impl Core {
         if ttl < Duration::from_millis(1) {
             return;
         }
+        if record.is_absence()
+            && matches!(self.unit_record(unit).await, Some(UnitRecord::Spooled(_)))
+        {
+            // Out of our reach for a moment, perhaps, but not of everybody's: upstream may no longer
+            // have what an instance keeps.
+            return;
+        }
         let record = serde_json::to_vec(&record).unwrap_or_default();
         if let Err(error) = self
             .records

@@ -104,6 +104,26 @@ async fn an_instance_that_does_not_answer_is_as_if_it_had_kept_nothing() {
 
 // acceptance: G6
 #[tokio::test]
+async fn an_absence_does_not_hide_what_an_instance_keeps() {
+    let (scene, _clock) = scene();
+    let (a, faults) = on_network(&scene, "a", A);
+    let (b, _) = on_network(&scene, "b", B);
+    let body = keep(&a, &faults, ZIP_PATH).await;
+    // Upstream no longer has it, and whoever asks cannot reach the keeper for a moment.
+    scene
+        .upstream
+        .serve(ZIP_PATH, Reply::not_found(false, "no such version"));
+    scene.peers.set(A, PeerState::Refusing);
+    let error = soon("an answer", b.read(&key(ZIP_PATH))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    b.settled().await;
+    scene.peers.set(A, PeerState::Up);
+    let (c, _) = on_network(&scene, "c", "c.internal:1");
+    assert!(soon("an answer", c.read(&key(ZIP_PATH))).await.unwrap() == body);
+}
+
+// acceptance: G6
+#[tokio::test]
 async fn bytes_that_arrive_wrong_are_not_believed() {
     let (scene, _clock) = scene();
     let (a, faults) = on_network(&scene, "a", A);
