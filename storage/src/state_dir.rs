@@ -6,8 +6,9 @@
 //! take them one after the other, as far as `flock` on the parent works: then one can look whether
 //! another directory is in use without being in the way of who starts beside it.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,9 +17,13 @@ use uuid::Uuid;
 
 use crate::Error;
 use crate::instance_dir::{Claim, LOCK_NAME, lock};
+use crate::store::sync_dir;
 
 /// Processes that may share a parent.
 const SHARED_MAX: usize = 64;
+
+/// Nobody but this user has any business in it.
+const PRIVATE: u32 = 0o700;
 
 /// The name of the file with the owner's lasting name.
 const ID_NAME: &str = "id";
@@ -56,7 +61,7 @@ impl StateDir {
         let turn = turn(parent);
         for n in 0..SHARED_MAX {
             let path = parent.join(format!("state-{n}"));
-            std::fs::create_dir_all(&path).map_err(failed)?;
+            make_private(&path).map_err(failed)?;
             let lock = match lock(&path).map_err(failed)? {
                 Claim::Ours(lock) => lock,
                 Claim::Theirs => continue,
@@ -106,6 +111,22 @@ impl StateDir {
     }
 }
 
+/// Makes a directory, or makes one of ours private that is there: what is kept in it may be of
+/// private modules, and the queue tells their names.
+fn make_private(dir: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(PRIVATE).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made,
+    }
+    // One that an operator has made for us may belong to somebody else, who decides then.
+    if let Ok(metadata) = std::fs::metadata(dir)
+        && metadata.mode() & 0o077 != 0
+    {
+        let _ = std::fs::set_permissions(dir, Permissions::from_mode(PRIVATE));
+    }
+    Ok(())
+}
+
 /// Waits until no other process takes a directory below `parent`; the next one's turn comes when
 /// the file is closed. `None` where that cannot be had.
 fn turn(parent: &Path) -> Option<File> {
@@ -149,10 +170,14 @@ fn holds_something(dir: &Path) -> bool {
 /// Reads the directory's id, or gives it one.
 fn lasting_id(dir: &Path) -> io::Result<Arc<str>> {
     let path = dir.join(ID_NAME);
-    match std::fs::read_to_string(&path) {
-        Ok(text) if Uuid::try_parse(text.trim()).is_ok() => return Ok(Arc::from(text.trim())),
-        // A crash may have left it empty; nothing hangs on the old one that is not made anew.
-        Ok(_) => {}
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
+            if Uuid::try_parse(text).is_ok() {
+                return Ok(Arc::from(text));
+            }
+            // A crash may have left it empty; nothing hangs on the old one that is not made anew.
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -161,6 +186,7 @@ fn lasting_id(dir: &Path) -> io::Result<Arc<str>> {
     std::fs::write(&new, &id)?;
     File::open(&new)?.sync_all()?;
     std::fs::rename(&new, &path)?;
+    sync_dir(dir)?;
     Ok(Arc::from(id))
 }
 
@@ -233,8 +259,24 @@ mod tests {
             .unwrap()
             .path()
             .to_owned();
-        std::fs::write(path.join(ID_NAME), "").unwrap();
-        let again = StateDir::open(parent.path(), "spool.dir").unwrap();
-        assert!(Uuid::try_parse(again.id()).is_ok());
+        for broken in [&b""[..], b"\xff\xfe", b"not an id"] {
+            std::fs::write(path.join(ID_NAME), broken).unwrap();
+            let again = StateDir::open(parent.path(), "spool.dir").unwrap();
+            assert!(Uuid::try_parse(again.id()).is_ok());
+        }
+    }
+
+    #[test]
+    fn nobody_else_may_look_into_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        let dir = StateDir::open(&parent.path().join("spool"), "spool.dir").unwrap();
+        assert_eq!(mode(dir.path()), 0o700);
+        let path = dir.path().to_owned();
+        drop(dir);
+        // As an earlier version has made it.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        let again = StateDir::open(&parent.path().join("spool"), "spool.dir").unwrap();
+        assert_eq!((again.path(), mode(&path)), (path.as_path(), 0o700));
     }
 }
