@@ -113,16 +113,6 @@ impl InstanceDir {
     pub fn swept(&self) -> usize {
         self.swept
     }
-
-    /// The bytes that this user can still write to the file system; blocks on the disk.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Storage`]: the directory vanished or the disk failed.
-    pub fn available_bytes(&self) -> Result<u64, Error> {
-        available_bytes(&self.path)
-            .map_err(|error| Error::storage("asking for free disk space", error))
-    }
 }
 
 /// The bytes that this user can still write to the file system of `dir`; blocks on the disk.
@@ -241,7 +231,6 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let dir = InstanceDir::open(parent.path(), "spool.dir").unwrap();
         std::fs::write(dir.path().join("spool"), "bytes").unwrap();
-        assert!(dir.available_bytes().unwrap() > 0);
         let path = dir.path().to_owned();
         drop(dir);
         assert!(!path.exists());
