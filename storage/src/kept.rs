@@ -5,8 +5,10 @@
 //! - Whoever relies on kept bytes does so after both files are durable.
 //! - What was kept by an earlier process is served only after its length and hash were checked.
 //! - Bytes that a client has in whole are noted here until the store has them.
-//! - Nothing that cannot be read is deleted: it is set aside under another name.
-//! - Kept bytes count against the spool's budget, and have a share of it that they never exceed.
+//! - Nothing that cannot be read is deleted: it is set aside under another name, or stays where the
+//!   error may pass.
+//! - Kept bytes count against the spool's budget, and nothing is kept beyond their share of it; what
+//!   a restart finds stays, whether or not it fits.
 //!
 //! Source: ADR-0014.
 
@@ -178,7 +180,7 @@ impl Kept {
                 tracing::warn!(
                     %error,
                     "the directory `kept` below `spool.dir` cannot be used: what the storage does \
-                     not take is not kept, but fetched again"
+                     not take is not kept, and has to be fetched again"
                 );
                 Self::nothing(spool)
             }

@@ -118,7 +118,7 @@ impl Core {
                 tracing::warn!(
                     unit,
                     limit,
-                    "no room to keep what the storage did not take; it is fetched again later"
+                    "no room to keep what the storage did not take; it has to be fetched again"
                 );
             }
             NotKept::Failed(error) => {
@@ -126,7 +126,7 @@ impl Core {
                 tracing::warn!(
                     unit,
                     %error,
-                    "what the storage did not take could not be kept; it is fetched again later"
+                    "what the storage did not take could not be kept; it has to be fetched again"
                 );
             }
             NotKept::Conflict => {

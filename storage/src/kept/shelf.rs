@@ -212,7 +212,7 @@ impl Shelf {
         tracing::warn!(
             unit = %key,
             reason,
-            "kept bytes are damaged; they are removed and fetched again"
+            "kept bytes are damaged; they are removed and have to be fetched again"
         );
         if let Some(disk) = &self.disk {
             // What cannot be removed is found, and removed, by the next start.
@@ -234,7 +234,8 @@ impl Shelf {
         tracing::warn!(
             unit = %entry.key,
             %error,
-            "kept bytes cannot be read; they are set aside as `.corrupt-…` and fetched again"
+            "kept bytes cannot be read; they are set aside as `.corrupt-…` and have to be fetched \
+             again"
         );
         if let Some(disk) = &self.disk {
             let _ = disk.set_aside_corrupt(&entry.stem, entry.kept);
