@@ -229,12 +229,7 @@ fn name_of(agreed: &[u8]) -> String {
     let mut hash = Sha256::new();
     hash.update(b"corral fleet id/1");
     hash.update(agreed);
-    let hex = hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>();
-    hex[..AGREED_NAME_DIGITS].to_owned()
+    storage::hex(&hash.finalize())[..AGREED_NAME_DIGITS].to_owned()
 }
 
 fn announce(health: &ValkeyHealth) {

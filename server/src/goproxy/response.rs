@@ -245,13 +245,7 @@ fn header_value(text: String) -> HeaderValue {
 
 fn tag_of_content(body: &Bytes) -> HeaderValue {
     let digest = Sha256::digest(body);
-    let mut tag = String::with_capacity(34);
-    tag.push('"');
-    for byte in &digest[..16] {
-        tag.push_str(&format!("{byte:02x}"));
-    }
-    tag.push('"');
-    header_value(tag)
+    header_value(format!("\"{}\"", storage::hex(&digest[..16])))
 }
 
 #[cfg(test)]

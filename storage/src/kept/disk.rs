@@ -7,7 +7,7 @@
 //! | `{stem}.json` | an [`Index`]: as long as it is there, the bytes count as kept |
 //! | `{stem}.json.new` | an index that is being written |
 //! | `{stem}.note` | a [`NoteText`]: the bytes were on their way to the store |
-//! | `….corrupt-{seconds}` | what could not be read, set aside at that time |
+//! | `….corrupt-{seconds}` | what could not be read; when it was kept, or when a start found it so |
 //! | `conflicts/` | bytes that differ from what is stored, with their index |
 //!
 //! A stem is a UUID without hyphens. Everything here blocks on the disk.
@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 #[cfg(any(test, feature = "test-util"))]
 use super::faults::KeptFaults;
 use super::notes::NoteText;
+use crate::hex::hex;
 use crate::mapped::MappedFile;
 use crate::store::{Source, StoredBody, link_unsupported, sync_dir};
 
@@ -362,7 +363,7 @@ impl Disk {
         let mut hashed = 0;
         loop {
             match file.read(&mut buffer) {
-                Ok(0) if hashed == len => return Ok(hex(hash)),
+                Ok(0) if hashed == len => return Ok(hex(&hash.finalize())),
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
                 Ok(read) => {
                     hash.update(&buffer[..read]);
@@ -453,15 +454,5 @@ pub(super) fn hash(body: &Source) -> io::Result<String> {
             }
         }
     }
-    Ok(hex(hash))
-}
-
-fn hex(hash: Sha256) -> String {
-    use std::fmt::Write as _;
-    hash.finalize()
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    Ok(hex(&hash.finalize()))
 }

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::error::Error;
+use crate::hex::hex;
 
 /// The shortest secret that is taken, in bytes.
 pub const FLEET_SECRET_BYTES_MIN: usize = 16;
@@ -273,15 +274,6 @@ fn add_asked(mac: &mut Hmac<Sha256>, asked: Asked<'_>, nonce: Nonce) {
 fn add(mac: &mut Hmac<Sha256>, field: &[u8]) {
     mac.update(&(field.len() as u64).to_be_bytes());
     mac.update(field);
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 fn unhex(text: &str) -> Option<[u8; 32]> {
