@@ -3,6 +3,8 @@
 //! Everything works for root, too, whom no permission stops: what may not be made has something
 //! else in its way.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -177,13 +179,18 @@ impl Folder {
         above.retain(|dir| dir.starts_with(&root) && *dir != root);
         above.reverse();
         for dir in above {
-            if dir.is_file() {
-                return;
-            }
-            if !dir.exists() {
-                std::fs::write(dir, "in the way").expect("a folder of our own takes a file");
-                self.obstacles().push(dir.to_owned());
-                return;
+            match File::create_new(dir) {
+                Ok(_) => {
+                    self.obstacles().push(dir.to_owned());
+                    return;
+                }
+                // Whoever uses the store may have made the folder just now.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    if dir.is_file() {
+                        return;
+                    }
+                }
+                Err(error) => panic!("a folder of our own takes a file: {error}"),
             }
         }
     }
