@@ -1,5 +1,7 @@
 //! Warm hits while a thousand fills hang on an upstream that says nothing.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use sha2::Digest as _;
 use tokio::runtime::Runtime;
@@ -21,6 +23,9 @@ const CONNECTIONS: usize = 16;
 
 /// Files that are asked for in turns.
 const WARM_FILES: usize = 20;
+
+/// What a thousand fills cost while they begin or end is over by then.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(
     bench: &Bench,
@@ -54,9 +59,11 @@ pub(super) async fn run(
     };
     for round in 0..rounds {
         // In turns: the machine's noise is then on both sides of the ratio.
+        tokio::time::sleep(SETTLED_AFTER).await;
         let alone;
         (load, alone) = load.run().await?;
         let clients = hang(&corral, &upstream, fills, round).await?;
+        tokio::time::sleep(SETTLED_AFTER).await;
         let beside;
         (load, beside) = load.run().await?;
         ensure!(
