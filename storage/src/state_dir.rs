@@ -11,8 +11,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::Error;
@@ -27,6 +29,13 @@ const PRIVATE: u32 = 0o700;
 
 /// The name of the file with the owner's lasting name.
 const ID_NAME: &str = "id";
+
+/// How often a start looks whether others have taken their directories: they need milliseconds,
+/// unless they were stopped.
+const TURN_LOOKS_MAX: u32 = 600;
+
+/// The pause between two looks at whether it is our turn.
+const TURN_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// The name of that file while it is written.
 const NEW_ID_NAME: &str = "id.new";
@@ -128,11 +137,21 @@ fn make_private(dir: &Path) -> io::Result<()> {
 }
 
 /// Waits until no other process takes a directory below `parent`; the next one's turn comes when
-/// the file is closed. `None` where that cannot be had.
+/// the file is closed. `None` where that cannot be had, or one that hangs has it.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a start has nothing else to do, and nothing runs yet that it could hold up"
+)]
 fn turn(parent: &Path) -> Option<File> {
     let parent = File::open(parent).ok()?;
-    rustix::fs::flock(&parent, FlockOperation::LockExclusive).ok()?;
-    Some(parent)
+    for _ in 0..TURN_LOOKS_MAX {
+        match rustix::fs::flock(&parent, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(parent),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(TURN_LOOK_EVERY),
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 /// The directories below `parent` beside `ours` that hold something and that no process uses.
@@ -264,6 +283,14 @@ mod tests {
             let again = StateDir::open(parent.path(), "spool.dir").unwrap();
             assert!(Uuid::try_parse(again.id()).is_ok());
         }
+    }
+
+    #[test]
+    fn one_that_hangs_in_its_turn_holds_up_nobody_for_long() {
+        let parent = tempfile::tempdir().unwrap();
+        let _hangs = turn(parent.path()).unwrap();
+        let opened = StateDir::open(parent.path(), "spool.dir").unwrap();
+        assert!(opened.path().ends_with("state-0"));
     }
 
     #[test]
