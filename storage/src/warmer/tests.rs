@@ -96,6 +96,14 @@ async fn ends(
     ends
 }
 
+/// Breaks the lease of an artifact, as an operator does.
+async fn break_lease(scene: &Scene, path: &str) {
+    let unit = lease::LeaseKey::new(key(path).unit()).unwrap();
+    let held = scene.leases.get(&unit).await.unwrap().unwrap();
+    let broken = scene.leases.force_release(&unit, &held.token).await;
+    broken.unwrap();
+}
+
 /// Everything that records hold, as text.
 async fn records_of(scene: &Scene) -> Vec<(String, String)> {
     let page = scene.records.list("", None, 1_000).await.unwrap();

@@ -34,6 +34,16 @@ async fn keep(instance: &Arc<Instance>, faults: &Faults, path: &str) -> bytes::B
     body
 }
 
+/// Has a fill broken off while its first write hangs, once its bytes are kept.
+async fn break_off(scene: &Scene, instance: &Arc<Instance>, faults: &Faults) {
+    faults.inject(Operation::Create, 1..=1, Fault::Hang);
+    instance.read(&key(INFO_PATH)).await.unwrap();
+    let kept = &instance.warmer.core().kept;
+    until("the bytes to be kept", || kept.files() == 1).await;
+    break_lease(scene, INFO_PATH).await;
+    instance.settled().await;
+}
+
 async fn job_of(scene: &Scene, path: &str) -> Option<lease::JobView> {
     let id = JobId::new(format!("upload:{}", key(path).unit())).unwrap();
     scene.queue.get(&id).await.unwrap()
@@ -224,18 +234,8 @@ async fn a_write_that_takes_long_is_kept_meanwhile() {
 async fn a_fill_that_is_broken_off_during_its_write_leaves_a_job() {
     let scene = paused_scene();
     let (instance, faults) = failing(&scene, "a");
-    faults.inject(Operation::Create, 1..=1, Fault::Hang);
-    instance.read(&key(INFO_PATH)).await.unwrap();
+    break_off(&scene, &instance, &faults).await;
     let kept = &instance.warmer.core().kept;
-    until("the bytes to be kept", || kept.files() == 1).await;
-    let unit = lease::LeaseKey::new(key(INFO_PATH).unit()).unwrap();
-    let held = scene.leases.get(&unit).await.unwrap().unwrap();
-    scene
-        .leases
-        .force_release(&unit, &held.token)
-        .await
-        .unwrap();
-    instance.settled().await;
     assert!(kept.get(&key(INFO_PATH)).await.is_none());
     stored(&scene, INFO_PATH).await;
     assert_eq!(scene.upstream.fetches(INFO_PATH), 1);
@@ -246,19 +246,9 @@ async fn a_fill_that_is_broken_off_during_its_write_leaves_a_job() {
 async fn what_a_broken_off_fill_kept_is_served_while_the_store_goes_on_failing() {
     let scene = paused_scene();
     let (instance, faults) = failing(&scene, "a");
-    faults.inject(Operation::Create, 1..=1, Fault::Hang);
     faults.inject(Operation::Create, 2.., Fault::Refuse);
-    instance.read(&key(INFO_PATH)).await.unwrap();
+    break_off(&scene, &instance, &faults).await;
     let kept = &instance.warmer.core().kept;
-    until("the bytes to be kept", || kept.files() == 1).await;
-    let unit = lease::LeaseKey::new(key(INFO_PATH).unit()).unwrap();
-    let held = scene.leases.get(&unit).await.unwrap().unwrap();
-    scene
-        .leases
-        .force_release(&unit, &held.token)
-        .await
-        .unwrap();
-    instance.settled().await;
     until("a failed upload", || instance.count(COMMITS_FAILED) > 0).await;
     soon("the bytes", async {
         while kept.get(&key(INFO_PATH)).await.is_none() {

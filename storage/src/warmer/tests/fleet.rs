@@ -377,13 +377,7 @@ async fn a_follower_takes_up_what_an_operator_broke() {
     let (a, b) = (started(&scene, "a"), started(&scene, "b"));
     let reply = Reply::body(INFO).head_held(&Gate::new());
     let [first, second] = hold_and_follow(&scene, INFO_PATH, reply, &a, &b).await;
-    let unit = LeaseKey::new(key(INFO_PATH).unit()).unwrap();
-    let held = scene.leases.get(&unit).await.unwrap().unwrap();
-    scene
-        .leases
-        .force_release(&unit, &held.token)
-        .await
-        .unwrap();
+    break_lease(&scene, INFO_PATH).await;
     // The event alone brings the follower forward: the clock stands still.
     assert_eq!(soon("an answer", second).await.unwrap().unwrap(), INFO);
     assert_eq!(scene.upstream.fetches(INFO_PATH), 2);
