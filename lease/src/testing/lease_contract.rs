@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::FutureExt;
 
 use super::contract::{Report, pass_really, wake};
 use crate::{
     Acquire, Clock, ForceRelease, Grant, HeldLease, Holder, LeaseKey, LeaseTable, LeaseToken,
-    LeaseView, Outcome, Progress, Released, Renewal, Subscription, TakeOver,
+    LeaseView, Outcome, Progress, ReleaseEvent, Released, Renewal, Subscription, TakeOver, Wake,
 };
 
 /// How the suite gets at an implementation.
@@ -171,24 +170,37 @@ impl<'a> Case<'a> {
             .expect("the table answers")
     }
 
-    /// Takes and gives back another lease, and waits for its event: what was on its way when this
-    /// was called has arrived when it returns.
-    async fn fence(&self) {
-        let other = key("fence");
-        let mut here = [self.a.subscribe(&other), self.b.subscribe(&other)];
-        let grant = self.grant(&other).await;
+    /// Takes and gives back `key`, and waits for the event: what had been told of `key` before this
+    /// was called has reached every subscription when it returns.
+    ///
+    /// By the same key, since only events of one key come in order: another key's may come from
+    /// another server.
+    async fn fence(&self, key: &LeaseKey) {
+        let mut here = [self.a.subscribe(key), self.b.subscribe(key)];
+        let grant = self.grant(key).await;
         assert_eq!(self.release(&grant).await, Released::Released);
+        let event = stored(&grant);
         for subscription in &mut here {
-            wake(subscription).await;
+            while wake(subscription).await != event {}
         }
     }
 
-    async fn assert_quiet(&self, subscription: &mut Subscription) {
-        self.fence().await;
+    /// Gives back `held`, and finds its event to be the first thing that `subscription` is told.
+    async fn assert_quiet_until(&self, held: &Grant, subscription: &mut Subscription) {
+        assert_eq!(self.release(held).await, Released::Released);
         assert_eq!(
-            subscription.woken().now_or_never(),
-            None,
-            "nothing was to be told"
+            wake(subscription).await,
+            stored(held),
+            "nothing was to be told before"
         );
     }
+}
+
+/// What is told when `grant` is released as stored.
+fn stored(grant: &Grant) -> Wake {
+    Wake::Event(ReleaseEvent {
+        key: grant.key.clone(),
+        token: grant.token,
+        outcome: Outcome::Stored,
+    })
 }

@@ -73,7 +73,7 @@ pub(super) async fn a_break_with_an_old_token_moved(case: &Case<'_>) {
         ForceRelease::Moved
     );
     assert!(matches!(case.renew(&grant).await, Renewal::Renewed { .. }));
-    case.assert_quiet(&mut subscription).await;
+    case.assert_quiet_until(&grant, &mut subscription).await;
 }
 
 pub(super) async fn a_take_over_frees_as_abandoned(case: &Case<'_>) {

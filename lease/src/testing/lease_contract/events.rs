@@ -2,7 +2,7 @@
 
 use futures::FutureExt;
 
-use super::{Case, key};
+use super::{Case, key, stored};
 use crate::testing::contract::wake;
 use crate::{Outcome, ReleaseEvent, Released, Wake};
 
@@ -10,8 +10,9 @@ pub(super) async fn expiry_frees_without_an_event(case: &Case<'_>) {
     let grant = case.grant(&key("k")).await;
     let mut subscription = case.b.subscribe(&grant.key);
     case.setup.pass(case.ttl).await;
-    assert_ne!(case.grant(&grant.key).await.token, grant.token);
-    case.assert_quiet(&mut subscription).await;
+    let next = case.grant(&grant.key).await;
+    assert_ne!(next.token, grant.token);
+    case.assert_quiet_until(&next, &mut subscription).await;
 }
 
 // fault: 17
@@ -20,16 +21,8 @@ pub(super) async fn an_event_before_the_wait_is_latched(case: &Case<'_>) {
     let mut subscription = case.b.subscribe(&key);
     let grant = case.grant(&key).await;
     assert_eq!(case.release(&grant).await, Released::Released);
-    case.fence().await;
-    let event = ReleaseEvent {
-        key,
-        token: grant.token,
-        outcome: Outcome::Stored,
-    };
-    assert_eq!(
-        subscription.woken().now_or_never(),
-        Some(Wake::Event(event))
-    );
+    case.fence(&key).await;
+    assert_eq!(subscription.woken().now_or_never(), Some(stored(&grant)));
 }
 
 pub(super) async fn an_event_reaches_every_subscriber(case: &Case<'_>) {
@@ -44,17 +37,14 @@ pub(super) async fn an_event_reaches_every_subscriber(case: &Case<'_>) {
         })
         .collect();
     case.release(&grant).await;
-    let event = Wake::Event(ReleaseEvent {
-        key: grant.key,
-        token: grant.token,
-        outcome: Outcome::Stored,
-    });
+    let next = case.grant(&grant.key).await;
+    case.release(&next).await;
     for subscription in &mut waiting {
         assert!(subscription.is_live());
-        assert_eq!(wake(subscription).await, event);
+        assert_eq!(wake(subscription).await, stored(&grant));
         assert_eq!(
-            subscription.woken().now_or_never(),
-            None,
+            wake(subscription).await,
+            stored(&next),
             "one release, one event"
         );
     }
@@ -82,12 +72,14 @@ pub(super) async fn an_event_says_how_it_ended(case: &Case<'_>) {
 
 pub(super) async fn other_keys_are_not_woken(case: &Case<'_>) {
     let mut others: Vec<_> = ["k", "kk/", "K", "kk2", "*"]
-        .map(|text| case.b.subscribe(&key(text)))
+        .map(|text| (key(text), case.b.subscribe(&key(text))))
         .into();
     let grant = case.grant(&key("kk")).await;
     case.release(&grant).await;
-    for subscription in &mut others {
-        case.assert_quiet(subscription).await;
+    case.fence(&grant.key).await;
+    for (key, subscription) in &mut others {
+        let own = case.grant(key).await;
+        case.assert_quiet_until(&own, subscription).await;
     }
 }
 
@@ -98,12 +90,9 @@ pub(super) async fn a_cancelled_wait_loses_nothing(case: &Case<'_>) {
         assert_eq!(subscription.woken().now_or_never(), None);
     }
     case.release(&grant).await;
-    case.fence().await;
+    case.fence(&grant.key).await;
     drop(subscription.woken());
-    assert!(matches!(
-        subscription.woken().now_or_never(),
-        Some(Wake::Event(_))
-    ));
+    assert_eq!(subscription.woken().now_or_never(), Some(stored(&grant)));
 }
 
 pub(super) async fn a_subscription_ends_with_its_drop(case: &Case<'_>) {
