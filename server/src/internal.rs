@@ -14,7 +14,7 @@ mod grants;
 mod proof;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,16 +22,12 @@ use actix_web::dev::Server;
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpResponse, HttpServer};
 use storage::{FleetSecret, KnowsGrants, Warmer};
-use tokio::net::TcpSocket;
 
 /// Threads that answer: relays are copies from memory to sockets.
 const WORKERS: usize = 2;
 
 /// Connections that are open at once, both threads together.
 const CONNECTIONS_MAX: usize = 8_192;
-
-/// Connections that may wait to be accepted; a holder that is busy must not seem to be gone.
-const BACKLOG: u32 = 4_096;
 
 /// How long an idle connection is kept for its follower's next question.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -50,25 +46,8 @@ pub struct Internal {
     pub secret: FleetSecret,
 }
 
-/// Binds the internal listener; connections wait in its backlog until it is [`serve`]d.
-///
-/// Its address has to be known before the first lease is asked for, which carries it. Call it
-/// inside a runtime.
-///
-/// # Errors
-///
-/// What the operating system said: the port is taken, or the address is not this machine's.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)?.into_std()
-}
-
-/// Serves on a listener from [`bind`].
+/// Serves on `listener`, which has to be bound before the first lease is asked for: the lease
+/// carries its address.
 ///
 /// The future is the server; it ends after [`Server::handle`] was told to stop. Stop it after the
 /// last lease was released, or followers take this instance for dead while it is not.

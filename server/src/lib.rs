@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod goproxy;
 pub mod internal;
 pub mod limits;
+mod listen;
 pub mod metrics;
 pub mod queue;
 pub mod serve;

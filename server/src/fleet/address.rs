@@ -8,7 +8,7 @@ use std::time::Duration;
 use lease::UrlAddress;
 
 use crate::config::Config;
-use crate::internal;
+use crate::listen::listen;
 
 /// How long the name of a Valkey server may take to resolve; only the advertised address waits
 /// for it.
@@ -37,7 +37,7 @@ impl InternalAddress {
     pub(super) async fn bind(config: &Config) -> Result<Self, (SocketAddr, io::Error)> {
         let default = SocketAddr::new(config.admin_listen.ip(), 0);
         let address = config.internal.listen.unwrap_or(default);
-        let bound = internal::bind(address)
+        let bound = listen(address)
             .and_then(|listener| Ok((listener.local_addr()?, listener)))
             .map_err(|error| (address, error))?;
         let (real, listener) = bound;

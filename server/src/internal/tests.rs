@@ -45,7 +45,7 @@ struct Listening {
 }
 
 fn bound() -> Listening {
-    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = crate::listen::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap().to_string();
     Listening {
         listener,
