@@ -1,15 +1,11 @@
 //! The life of the serving process: build everything, listen, and stop without loss.
 
-use std::convert::Infallible;
-use std::future::ready;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_http::Request;
-use actix_service::{fn_factory_with_config, fn_service};
-use actix_web::dev::{AppConfig, Server, ServerHandle};
+use actix_web::dev::{Server, ServerHandle};
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use lease::LeaseToken;
@@ -22,22 +18,10 @@ use crate::allocator;
 use crate::build::{self, Built};
 use crate::cli::{EXIT_USAGE, complain};
 use crate::config::Config;
-use crate::goproxy::handlers;
+use crate::goproxy::listener::{self, DISCONNECT_TIMEOUT, Limits, REQUEST_HEAD_TIMEOUT};
 use crate::internal::{self, Internal};
-use crate::metrics::ConnectionCount;
+use crate::listen::listen;
 use crate::state::AppState;
-
-/// Connections that may wait to be accepted: a fleet's worth arrives in one moment.
-const BACKLOG: u32 = 4_096;
-
-/// How long an idle connection is kept for its client's next request.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-
-/// How long a client may take to send a request's head.
-const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// How long the end of a connection is waited for.
-const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the queue's file may take to be written and closed, even when `drain_timeout` is over.
 const QUEUE_CLOSE_MIN: Duration = Duration::from_secs(1);
@@ -189,35 +173,15 @@ fn proxy_server(
     config: &Config,
     state: &Data<AppState>,
 ) -> Result<(Server, SocketAddr), ServeError> {
-    let app_state = state.clone();
-    let connections = state.metrics.connections.clone();
-    // Without a router: there is one handler, and it reads the path itself.
-    let server = HttpServer::new(move || {
-        let state = app_state.clone();
-        fn_factory_with_config(move |_: AppConfig| {
-            let state = state.clone();
-            let service = fn_service(move |request: Request| {
-                let state = state.clone();
-                async move { Ok::<_, Infallible>(handlers::proxy(request, &state).await) }
-            });
-            ready(Ok::<_, Infallible>(service))
-        })
-    })
-    .on_connect(move |_, extensions| {
-        extensions.insert(ConnectionCount::new(connections.clone()));
-    })
-    .workers(config.workers)
-    .backlog(BACKLOG)
-    .max_connections(config.connections_max.div_ceil(config.workers.max(1)))
-    .keep_alive(KEEP_ALIVE)
-    .client_request_timeout(REQUEST_HEAD_TIMEOUT)
-    .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-    .shutdown_timeout(config.drain_timeout.as_secs().max(1))
-    .disable_signals()
-    .bind(config.listen)
-    .map_err(|error| cannot_listen("listen", config.listen, &error))?;
-    let addr = server.addrs().first().copied().unwrap_or(config.listen);
-    Ok((server.run(), addr))
+    let listener =
+        listen(config.listen).map_err(|error| cannot_listen("listen", config.listen, &error))?;
+    let addr = listener.local_addr()?;
+    let limits = Limits {
+        workers: config.workers,
+        connections_max: config.connections_max,
+        drain_timeout: config.drain_timeout,
+    };
+    Ok((listener::serve(state, listener, limits)?, addr))
 }
 
 fn admin_server(

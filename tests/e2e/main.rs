@@ -7,6 +7,7 @@ mod bad_state;
 mod borders;
 mod cold_miss;
 mod config;
+mod connections;
 mod crash;
 mod errors;
 mod failures;

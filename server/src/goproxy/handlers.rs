@@ -1,11 +1,15 @@
 //! The one handler of the proxy listener: parse, ask the warmer, answer.
 
+use std::rc::Rc;
+
 use actix_http::body::BoxBody;
 use actix_http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, VIA};
 use actix_http::{HttpMessage, Method, Request, Response, ResponseBuilder, StatusCode};
-use storage::{ArtifactKey, Artifacts, Error, GetOptions};
+use bytes::Bytes;
+use storage::{ArtifactKey, Artifacts, Error, GetOptions, StoredBody};
 
 use super::named::{self, Named};
+use super::response::WHOLE_BYTES_MAX;
 use super::span::RequestSpan;
 use super::{landing, response};
 use crate::error::error_response;
@@ -101,6 +105,33 @@ async fn artifact(request: &Request, state: &AppState, named: &Named) -> Respons
             error_response(&error)
         }
     }
+}
+
+/// A small file in memory, and what is said of it.
+pub(super) struct Hit {
+    pub(super) named: Rc<Named>,
+    pub(super) body: Bytes,
+}
+
+/// What [`proxy`] would answer a plain `GET` of `raw_path` with, if that was parsed before and is
+/// a small file in memory; counted as if it had. `None` is no answer: ask it.
+pub(super) fn hit(raw_path: &str, state: &AppState) -> Option<Hit> {
+    let named = named::remembered(raw_path)?;
+    let key = &named.key;
+    if refusal(state, key).is_some() {
+        return None;
+    }
+    let StoredBody::Bytes(body) = state.warmer.hot(key)?.body else {
+        return None;
+    };
+    if body.len() as u64 > WHOLE_BYTES_MAX {
+        return None;
+    }
+    let span = RequestSpan::begin(state.traces, key);
+    state.metrics.count_request(key.kind_label(), "hit");
+    state.metrics.count_response(StatusCode::OK.as_u16());
+    span.end("hit", None, None);
+    Some(Hit { named, body })
 }
 
 /// Why an artifact is not ours to serve, if it is not.

@@ -46,15 +46,20 @@ thread_local! {
         RefCell::new(Cache::new(REMEMBERED_MAX));
 }
 
+/// What a path names, if it was parsed here before and names something.
+pub(super) fn remembered(raw_path: &str) -> Option<Rc<Named>> {
+    REMEMBERED.with_borrow(|paths| paths.get(raw_path).cloned())
+}
+
 /// Parses a path as [`path::parse`] does; `None` for the landing page.
 ///
 /// # Errors
 ///
 /// As [`path::parse`].
 pub(super) fn parse(raw_path: &str) -> Result<Option<Rc<Named>>, Error> {
-    let remembered = REMEMBERED.with_borrow(|paths| paths.get(raw_path).cloned());
-    if remembered.is_some() {
-        return Ok(remembered);
+    let known = remembered(raw_path);
+    if known.is_some() {
+        return Ok(known);
     }
     let Target::Artifact(key) = path::parse(raw_path)? else {
         return Ok(None);

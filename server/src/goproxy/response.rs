@@ -1,13 +1,16 @@
 //! From an artifact to an HTTP answer: status, headers, and a body in pieces.
 
+use std::fmt::Write as _;
 use std::ops::Range;
 
 use actix_http::body::{BodyStream, BoxBody, MessageBody, SizedStream};
 use actix_http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
 };
-use actix_http::{HttpMessage, Method, Request, Response, ResponseBuilder, StatusCode, Version};
-use bytes::Bytes;
+use actix_http::{
+    HttpMessage, Method, Request, Response, ResponseBuilder, ServiceConfig, StatusCode, Version,
+};
+use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
 use sha2::{Digest, Sha256};
 use storage::{
@@ -20,7 +23,7 @@ use super::named::Named;
 
 /// A body up to this size is handed over whole; a larger one in pieces, because an HTTP/1
 /// connection copies each piece into its write buffer.
-const WHOLE_BYTES_MAX: u64 = 64 * 1024;
+pub(super) const WHOLE_BYTES_MAX: u64 = 64 * 1024;
 
 /// How long anybody may keep a file that never changes.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=604800, immutable");
@@ -34,8 +37,11 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// The answer for an artifact that was in memory.
 pub(super) fn hot(request: &Request, named: &Named, stored: Stored) -> Response<BoxBody> {
-    let cache = CacheOutcome::immutable(Verdict::HitMemory, Role::Leader);
-    whole_or_part(request, named, Body::Stored(stored), cache)
+    whole_or_part(request, named, Body::Stored(stored), hot_outcome())
+}
+
+fn hot_outcome() -> CacheOutcome {
+    CacheOutcome::immutable(Verdict::HitMemory, Role::Leader)
 }
 
 /// The answer for whatever the warmer gave; waits only for the first byte of what is arriving.
@@ -198,12 +204,42 @@ fn response_with_headers(
     cache: &CacheOutcome,
 ) -> ResponseBuilder {
     let mut response = Response::build(status);
-    response.insert_header((CONTENT_TYPE, HeaderValue::from_static(key.content_type())));
-    response.insert_header((CACHE_CONTROL, cache_control(cache)));
-    response.insert_header((CACHE_STATUS, cache_status(cache)));
-    response.insert_header((ACCEPT_RANGES, HeaderValue::from_static("bytes")));
-    response.insert_header(NOSNIFF);
+    for field in fields(key, cache) {
+        response.insert_header(field);
+    }
     response
+}
+
+/// What every answer with an artifact, or a part of one, says of it.
+fn fields(key: &ArtifactKey, cache: &CacheOutcome) -> [(HeaderName, HeaderValue); 5] {
+    [
+        (CONTENT_TYPE, HeaderValue::from_static(key.content_type())),
+        (CACHE_CONTROL, cache_control(cache)),
+        (CACHE_STATUS, cache_status(cache)),
+        (ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+        NOSNIFF,
+    ]
+}
+
+/// Writes the head of the answer that [`hot`] gives to a plain `GET` of `body_len` bytes.
+pub(super) fn write_hit(
+    head: &mut BytesMut,
+    named: &Named,
+    body_len: usize,
+    dates: &ServiceConfig,
+) {
+    head.put_slice(b"HTTP/1.1 200 OK\r\ncontent-length: ");
+    write!(head, "{body_len}").expect("a buffer that grows takes every number");
+    head.put_slice(b"\r\n");
+    let own = (ETAG, named.tag.clone());
+    for (name, value) in fields(&named.key, &hot_outcome()).into_iter().chain([own]) {
+        head.put_slice(name.as_str().as_bytes());
+        head.put_slice(b": ");
+        head.put_slice(value.as_bytes());
+        head.put_slice(b"\r\n");
+    }
+    dates.write_date_header(head, false);
+    head.put_slice(b"\r\n");
 }
 
 fn cache_control(cache: &CacheOutcome) -> HeaderValue {

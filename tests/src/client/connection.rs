@@ -96,6 +96,12 @@ impl Connection {
         reply
     }
 
+    /// Ends the connection as a process does that dies with input unread: by a reset.
+    pub fn reset(self) {
+        // Then closing it is one.
+        let _ = self.stream.set_zero_linger();
+    }
+
     /// Whether the server closes the connection within `bound`, sending nothing more.
     pub async fn closed_within(&mut self, bound: Duration) -> bool {
         let read = tokio::time::timeout(bound, self.stream.read_buf(&mut self.buffer)).await;
@@ -313,7 +319,7 @@ impl Sink {
 
 impl Request {
     /// The bytes on the wire.
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let version = if self.http10 { "1.0" } else { "1.1" };
         let mut head = format!("{} {} HTTP/{version}\r\n", self.method, self.target);
         let has = |name: &str| self.headers.iter().any(|(known, _)| known == name);
