@@ -55,7 +55,10 @@ pub use hex::hex;
 pub use hot::HotTier;
 pub use instance_dir::InstanceDir;
 pub use kept::{KEPT_FILES_MAX, Kept};
-pub use mapped::{CHUNK_BYTES_MAX, GrowingMap, KEPT_RESIDENT_BYTES_MAX, MappedFile, MappedStream};
+pub use mapped::{
+    CHUNK_BYTES_MAX, GrowingMap, KEPT_OPEN_BYTES_MIN, KEPT_RESIDENT_BYTES_MAX, MappedFile,
+    MappedStream,
+};
 pub use metrics::{KeptMetrics, StorageMetrics};
 pub use module::{
     MODULE_PATH_BYTES_MAX, ModulePath, PATH_ELEMENT_BYTES_MAX, VERSION_BYTES_MAX, Version,

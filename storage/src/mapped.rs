@@ -40,6 +40,12 @@ pub const CHUNK_BYTES_MAX: usize = 64 << 10;
 /// As large as the largest entry of the hot tier by default: what is kept there is meant to stay.
 pub const KEPT_RESIDENT_BYTES_MAX: u64 = 32 << 20;
 
+/// A mapped file of at least this size is kept open, too, so that it can be sent by the kernel.
+///
+/// Each is one of the files that a process may have open: the hot tier's, some 500 of 512 KiB in
+/// 256 MiB, and those that are being sent. Below this size a copy costs little more.
+pub const KEPT_OPEN_BYTES_MIN: u64 = 512 << 10;
+
 /// A read-only mapping of a whole file that does not change any more.
 ///
 /// Cheap to clone; the mapping lives as long as any clone or any slice of it, whatever happens to
@@ -48,6 +54,8 @@ pub const KEPT_RESIDENT_BYTES_MAX: u64 = 32 << 20;
 pub struct MappedFile {
     mapping: Arc<Mapping>,
     whole: Bytes,
+    /// Kept open from [`KEPT_OPEN_BYTES_MIN`] on.
+    file: Option<Arc<File>>,
 }
 
 impl MappedFile {
@@ -69,7 +77,25 @@ impl MappedFile {
         }
         let mapping = Arc::new(Mapping::new(file, 0, to_usize(len)?)?);
         let whole = mapping.share(0..to_usize(len)?);
-        Ok(Self { mapping, whole })
+        let file = if len >= KEPT_OPEN_BYTES_MIN {
+            Some(Arc::new(file.try_clone()?))
+        } else {
+            None
+        };
+        Ok(Self {
+            mapping,
+            whole,
+            file,
+        })
+    }
+
+    /// The file itself, for a server that can have the kernel send it without a copy; `None` for
+    /// one below [`KEPT_OPEN_BYTES_MIN`].
+    ///
+    /// Reading it may wait for the disk, as touching the bytes may: take the pieces of
+    /// [`MappedFile::stream`] for the sign that their part of it is in memory.
+    pub fn file(&self) -> Option<&File> {
+        self.file.as_deref()
     }
 
     /// The number of mapped bytes.

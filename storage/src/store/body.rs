@@ -1,5 +1,6 @@
 //! A stored object's bytes: in memory, mapped, or streamed from afar.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
@@ -51,6 +52,15 @@ impl StoredBody {
     /// Tells whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The local file that has the bytes, at the same positions, if it is kept open; see
+    /// [`MappedFile::file`].
+    pub fn file(&self) -> Option<&File> {
+        match self {
+            Self::Mapped(mapped) => mapped.file(),
+            Self::Bytes(_) | Self::Remote(_) => None,
+        }
     }
 
     /// Streams a part of the object. A remote part is asked for when the stream is first polled.
