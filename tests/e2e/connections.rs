@@ -142,6 +142,52 @@ async fn hits_wait_for_a_client_that_reads_late() {
     }
 }
 
+// protocol: Z02; acceptance: F14, F18
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_hits_follow_each_other() {
+    let (upstream, corral) = pair(3_000_000).await;
+    let mut connection = open(&corral).await;
+    let (zip, go_mod) = (Request::get(file("zip")), Request::get(file("mod")));
+    let asked = [&zip, &go_mod, &zip, &zip, &go_mod];
+    // Cold, from the store, from memory.
+    for _ in 0..3 {
+        let wire: Vec<u8> = asked.iter().flat_map(|request| request.bytes()).collect();
+        connection.write(&wire).await.unwrap();
+        for request in asked {
+            let body = upstream.body(request.target());
+            connection.read_reply(request).await.expect_body(&body);
+        }
+    }
+    fetched(&upstream.path(&file("zip")), 1);
+}
+
+// fault: 33
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hit_whose_file_somebody_cuts_is_never_a_whole_answer() {
+    let (upstream, corral) = pair(3_000_000).await;
+    let zip = file("zip");
+    let body = upstream.body(&zip);
+    let mut connection = open(&corral).await;
+    wait::until("it is in memory", PATIENCE, async || {
+        let reply = connection.send(&Request::get(&zip)).await;
+        reply.header("cache-status").unwrap().contains("memory")
+    })
+    .await;
+    let stored = std::fs::OpenOptions::new()
+        .write(true)
+        .open(corral.store_path(&zip));
+    stored.unwrap().set_len(1_000_000).unwrap();
+    let cut = connection.send(&Request::get(&zip)).await;
+    assert!(
+        !cut.complete() && cut.body_bytes <= 1_000_000,
+        "{:?}",
+        cut.ending
+    );
+    assert_eq!(cut.body, body[..cut.body.len()]);
+    corral.get(&file("mod")).await.expect_status(200);
+    assert!(corral.log().contains("an answer was cut"));
+}
+
 // acceptance: B12
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_was_reset_leaves_its_seat() {

@@ -162,6 +162,11 @@ impl Request {
         }
     }
 
+    /// What is asked for.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
     /// Adds a header field.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));

@@ -1,11 +1,11 @@
 //! One client's connection: warm hits are answered here, everything else by actix-http.
 //!
 //! A warm hit needs next to nothing of what an HTTP library brings, and costs a third less without
-//! it (ADR-0015). So this looks at the head of each request first. A small file in memory, asked
-//! for plainly, is written to the socket at once. Any other request goes to a dispatcher of
-//! actix-http that sees a connection with this one request on it; then it is this one's turn
-//! again. Whatever is not a whole head of a request without a body makes the connection the
-//! library's for good: incomplete heads, bodies, upgrades, HTTP/1.0, nonsense.
+//! it (ADR-0015). So this looks at the head of each request first. A file in memory, asked for
+//! plainly, is written to the socket as fast as its client reads. Any other request goes to a
+//! dispatcher of actix-http that sees a connection with this one request on it; then it is this
+//! one's turn again. Whatever is not a whole head of a request without a body makes the connection
+//! the library's for good: incomplete heads, bodies, upgrades, HTTP/1.0, nonsense.
 //!
 //! Runs on the HTTP worker that accepted the connection, and blocks nothing. Dropping it closes
 //! the connection. A server that stops ends it between two requests.
@@ -13,26 +13,29 @@
 mod input;
 mod passed_on;
 mod request_head;
+mod socket;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
+use std::time::Duration;
 
 use actix_http::ServiceConfig;
 use actix_http::error::DispatchError;
 use actix_web::web::Data;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
 use futures::future::LocalBoxFuture;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use storage::ByteStream;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
 
 use self::input::Input;
 use self::passed_on::After;
 use self::request_head::RequestHead;
+use self::socket::Socket;
 use super::handlers::{self, Hit};
 use super::listener::{KEEP_ALIVE, REQUEST_HEAD_TIMEOUT};
 use super::response;
@@ -62,47 +65,42 @@ pub(super) async fn serve(
     stopping: impl Future<Output = ()>,
 ) {
     let _counted = ConnectionCount::new(worker.state.metrics.connections.clone());
-    // The last piece of an answer must not wait until the one before is acknowledged.
-    let _ = stream.set_nodelay(true);
     let connection = Connection {
         worker,
-        stream: Rc::new(RefCell::new(stream)),
+        socket: Socket::new(stream, REQUEST_HEAD_TIMEOUT),
         input: Input::default(),
-        was_asked: false,
+        patience: REQUEST_HEAD_TIMEOUT,
     };
-    // What is left to say of an error: the client went away, or its answer was cut, which the
-    // library has logged.
-    let _ = connection
-        .run(pin!(stopping), pin!(sleep(REQUEST_HEAD_TIMEOUT)))
-        .await;
+    // Nothing is left to say of an error: the client went away, or its answer was cut, which was
+    // logged where that happened.
+    let _ = connection.run(pin!(stopping)).await;
 }
 
 struct Connection {
     worker: Rc<Worker>,
-    /// Shared with the library's dispatcher while that has a request.
-    stream: Rc<RefCell<TcpStream>>,
+    socket: Socket,
     /// What was received and not answered yet.
     input: Input,
-    /// Whether there was a request before.
-    was_asked: bool,
+    /// How long the next request may let us wait.
+    patience: Duration,
 }
 
 impl Connection {
-    async fn run(
-        mut self,
-        mut stopping: Pin<&mut impl Future<Output = ()>>,
-        mut timer: Pin<&mut Sleep>,
-    ) -> io::Result<()> {
+    async fn run(mut self, mut stopping: Pin<&mut impl Future<Output = ()>>) -> io::Result<()> {
         loop {
-            if self.input.is_empty() && !self.receive(stopping.as_mut(), timer.as_mut()).await? {
-                return Ok(());
+            if self.input.is_empty() {
+                let input = &mut self.input;
+                let receiving = self.socket.receive(input, self.patience, stopping.as_mut());
+                if !receiving.await? {
+                    return Ok(());
+                }
             }
+            self.patience = KEEP_ALIVE;
             let len = match request_head::read(self.input.bytes()) {
                 RequestHead::Plain { len, path } => {
                     if let Some(hit) = handlers::hit(path, &self.worker.state) {
                         self.input.skip(len);
-                        self.answer(&hit, timer.as_mut()).await?;
-                        self.was_asked = true;
+                        self.answer(&hit).await?;
                         continue;
                     }
                     len
@@ -115,77 +113,50 @@ impl Connection {
             };
             let request = self.input.take(len);
             self.pass_on(request, After::Ends).await?;
-            self.was_asked = true;
+            self.socket.push()?;
         }
     }
 
-    /// Waits for input; `false` when the connection is to end.
-    async fn receive(
-        &mut self,
-        mut stopping: Pin<&mut impl Future<Output = ()>>,
-        mut timer: Pin<&mut Sleep>,
-    ) -> io::Result<bool> {
-        let patience = if self.was_asked {
-            KEEP_ALIVE
-        } else {
-            REQUEST_HEAD_TIMEOUT
-        };
-        let deadline = Instant::now() + patience;
-        poll_fn(|cx| {
-            let read = self.input.refill(|room| {
-                let mut room = ReadBuf::new(room);
-                let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut room);
-                (room.filled().len(), read)
-            });
-            if let Poll::Ready(read) = read {
-                return Poll::Ready(read.map(|()| !self.input.is_empty()));
-            }
-            if stopping.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(false));
-            }
-            poll_deadline(timer.as_mut(), deadline, cx).map(|()| Ok(false))
-        })
-        .await
-    }
-
-    /// Writes the answer of a hit: into the socket at once, or else as fast as the client reads.
-    async fn answer(&self, hit: &Hit, timer: Pin<&mut Sleep>) -> io::Result<()> {
-        let rest = {
+    /// Writes the answer of a hit.
+    async fn answer(&mut self, hit: &Hit) -> io::Result<()> {
+        let mut body = hit.stored.body.stream(0..hit.stored.len);
+        let first = next_piece(&mut body, hit).await?;
+        let unsent = {
             let mut head = self.worker.head.borrow_mut();
             head.clear();
-            response::write_hit(&mut head, &hit.named, hit.body.len(), &self.worker.dates);
-            let pieces = [IoSlice::new(&head), IoSlice::new(&hit.body)];
-            let written = match self.stream.borrow().try_write_vectored(&pieces) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                written => written?,
-            };
-            if written == head.len() + hit.body.len() {
-                return Ok(());
+            response::write_hit(&mut head, &hit.named, hit.stored.len, &self.worker.dates);
+            let written = self.socket.try_write([&head, &first])?;
+            if written == head.len() + first.len() {
+                Vec::new()
+            } else {
+                [&head[..], &first[..]].concat().split_off(written)
             }
-            [&head[..], &hit.body[..]].concat().split_off(written)
         };
-        self.write(&rest, timer).await
-    }
-
-    async fn write(&self, mut bytes: &[u8], mut timer: Pin<&mut Sleep>) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let deadline = Instant::now() + KEEP_ALIVE;
-            let written = poll_fn(|cx| {
-                let mut stream = self.stream.borrow_mut();
-                if let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, bytes) {
-                    return Poll::Ready(written);
-                }
-                ready!(poll_deadline(timer.as_mut(), deadline, cx));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            });
-            bytes = &bytes[written.await?..];
+        self.socket.write(&unsent).await?;
+        if body.remaining() == 0 {
+            return Ok(());
         }
-        Ok(())
+        while body.remaining() > 0 {
+            let position = hit.stored.len - body.remaining();
+            let piece = next_piece(&mut body, hit).await?;
+            match hit.stored.body.file() {
+                Some(file) => {
+                    let sent = self.socket.send_file(file, position, piece.len()).await;
+                    sent.inspect_err(|error| {
+                        if error.kind() == io::ErrorKind::UnexpectedEof {
+                            log_cut(hit, error);
+                        }
+                    })?;
+                }
+                None => self.socket.write(&piece).await?,
+            }
+        }
+        self.socket.push()
     }
 
     /// Has the library answer what is in `input`.
     async fn pass_on(&self, input: Vec<u8>, after: After) -> io::Result<()> {
-        let passed_on = PassedOn::new(input, Rc::clone(&self.stream), after);
+        let passed_on = PassedOn::new(input, Rc::clone(self.socket.stream()), after);
         let mut answered = pin!((self.worker.library)(passed_on));
         // While it waits for a fill, the dispatcher of a single request does not look at the
         // socket. A client that is gone for sure must not keep its seat there.
@@ -195,12 +166,8 @@ impl Connection {
                 let cut = |_| io::ErrorKind::ConnectionAborted.into();
                 return Poll::Ready(answered.map_err(cut));
             }
-            let stream = self.stream.borrow();
-            if is_watched && let Poll::Ready(readable) = stream.poll_read_ready(cx) {
-                readable?;
-                if let Some(reset) = stream.take_error()? {
-                    return Poll::Ready(Err(reset));
-                }
+            if is_watched && let Poll::Ready(heard) = self.socket.poll_heard(cx) {
+                heard?;
                 // Its next request, or the end of its half: neither is a reason to stop.
                 is_watched = false;
             }
@@ -210,14 +177,15 @@ impl Connection {
     }
 }
 
-/// Ready when it is `deadline`. The timer is moved only when it rings too early: a connection in
-/// use has another deadline with every request.
-fn poll_deadline(mut timer: Pin<&mut Sleep>, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-    loop {
-        ready!(timer.as_mut().poll(cx));
-        if Instant::now() >= deadline {
-            return Poll::Ready(());
-        }
-        timer.as_mut().reset(deadline);
-    }
+/// The next piece of a hit's body; empty behind its end.
+async fn next_piece(body: &mut ByteStream, hit: &Hit) -> io::Result<Bytes> {
+    let piece = body.next().await.transpose();
+    let piece = piece.inspect_err(|error| log_cut(hit, error))?;
+    Ok(piece.unwrap_or_default())
+}
+
+/// Cutting its connection is all that can be said to a client whose answer has begun.
+fn log_cut(hit: &Hit, error: &io::Error) {
+    let unit = hit.named.key.unit();
+    tracing::error!(unit, %error, "an answer was cut: its file cannot be read to its end");
 }

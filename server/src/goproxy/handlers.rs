@@ -5,11 +5,9 @@ use std::rc::Rc;
 use actix_http::body::BoxBody;
 use actix_http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, VIA};
 use actix_http::{HttpMessage, Method, Request, Response, ResponseBuilder, StatusCode};
-use bytes::Bytes;
-use storage::{ArtifactKey, Artifacts, Error, GetOptions, StoredBody};
+use storage::{ArtifactKey, Artifacts, Error, GetOptions, Stored};
 
 use super::named::{self, Named};
-use super::response::WHOLE_BYTES_MAX;
 use super::span::RequestSpan;
 use super::{landing, response};
 use crate::error::error_response;
@@ -107,31 +105,26 @@ async fn artifact(request: &Request, state: &AppState, named: &Named) -> Respons
     }
 }
 
-/// A small file in memory, and what is said of it.
+/// A file in memory, and what is said of it.
 pub(super) struct Hit {
     pub(super) named: Rc<Named>,
-    pub(super) body: Bytes,
+    pub(super) stored: Stored,
 }
 
 /// What [`proxy`] would answer a plain `GET` of `raw_path` with, if that was parsed before and is
-/// a small file in memory; counted as if it had. `None` is no answer: ask it.
+/// a file in memory; counted as if it had. `None` is no answer: ask it.
 pub(super) fn hit(raw_path: &str, state: &AppState) -> Option<Hit> {
     let named = named::remembered(raw_path)?;
     let key = &named.key;
     if refusal(state, key).is_some() {
         return None;
     }
-    let StoredBody::Bytes(body) = state.warmer.hot(key)?.body else {
-        return None;
-    };
-    if body.len() as u64 > WHOLE_BYTES_MAX {
-        return None;
-    }
+    let stored = state.warmer.hot(key)?;
     let span = RequestSpan::begin(state.traces, key);
     state.metrics.count_request(key.kind_label(), "hit");
     state.metrics.count_response(StatusCode::OK.as_u16());
     span.end("hit", None, None);
-    Some(Hit { named, body })
+    Some(Hit { named, stored })
 }
 
 /// Why an artifact is not ours to serve, if it is not.

@@ -23,7 +23,7 @@ use super::named::Named;
 
 /// A body up to this size is handed over whole; a larger one in pieces, because an HTTP/1
 /// connection copies each piece into its write buffer.
-pub(super) const WHOLE_BYTES_MAX: u64 = 64 * 1024;
+const WHOLE_BYTES_MAX: u64 = 64 * 1024;
 
 /// How long anybody may keep a file that never changes.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=604800, immutable");
@@ -222,12 +222,7 @@ fn fields(key: &ArtifactKey, cache: &CacheOutcome) -> [(HeaderName, HeaderValue)
 }
 
 /// Writes the head of the answer that [`hot`] gives to a plain `GET` of `body_len` bytes.
-pub(super) fn write_hit(
-    head: &mut BytesMut,
-    named: &Named,
-    body_len: usize,
-    dates: &ServiceConfig,
-) {
+pub(super) fn write_hit(head: &mut BytesMut, named: &Named, body_len: u64, dates: &ServiceConfig) {
     head.put_slice(b"HTTP/1.1 200 OK\r\ncontent-length: ");
     write!(head, "{body_len}").expect("a buffer that grows takes every number");
     head.put_slice(b"\r\n");
