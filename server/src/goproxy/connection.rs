@@ -44,6 +44,9 @@ use crate::state::AppState;
 
 pub(super) use self::passed_on::PassedOn;
 
+/// A body up to this size is copied behind its head: cheaper than a second buffer for the kernel.
+const JOINED_BYTES_MAX: usize = 4_096;
+
 /// Serves a connection by the library until it ends.
 pub(super) type Library =
     Box<dyn Fn(PassedOn) -> LocalBoxFuture<'static, Result<(), DispatchError>>>;
@@ -125,11 +128,16 @@ impl Connection {
             let mut head = self.worker.head.borrow_mut();
             head.clear();
             response::write_hit(&mut head, &hit.named, hit.stored.len, &self.worker.dates);
-            let written = self.socket.try_write([&head, &first])?;
-            if written == head.len() + first.len() {
+            let mut apart = &first[..];
+            if apart.len() <= JOINED_BYTES_MAX {
+                head.extend_from_slice(apart);
+                apart = &[];
+            }
+            let written = self.socket.try_write(&head, apart)?;
+            if written == head.len() + apart.len() {
                 Vec::new()
             } else {
-                [&head[..], &first[..]].concat().split_off(written)
+                [&head[..], apart].concat().split_off(written)
             }
         };
         self.socket.write(&unsent).await?;

@@ -67,12 +67,14 @@ impl Socket {
     }
 
     /// Writes what the socket takes at once of two pieces; returns how many bytes that was.
-    pub(super) fn try_write(&self, pieces: [&[u8]; 2]) -> io::Result<usize> {
-        match self
-            .stream
-            .borrow()
-            .try_write_vectored(&pieces.map(IoSlice::new))
-        {
+    pub(super) fn try_write(&self, first: &[u8], second: &[u8]) -> io::Result<usize> {
+        let stream = self.stream.borrow();
+        let written = if second.is_empty() {
+            stream.try_write(first)
+        } else {
+            stream.try_write_vectored(&[IoSlice::new(first), IoSlice::new(second)])
+        };
+        match written {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             written => written,
         }
