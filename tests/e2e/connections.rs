@@ -214,6 +214,66 @@ async fn a_client_that_was_reset_leaves_its_seat() {
         .expect_body(&upstream.body(&zip));
 }
 
+// protocol: R04, H13
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_answers_in_order_or_not_at_all() {
+    let (upstream, corral) = pair(500_000).await;
+    let (go_mod, zip) = (Request::get(file("mod")), Request::get(file("zip")));
+    let mut connection = open(&corral).await;
+    for _ in 0..2 {
+        connection.send(&go_mod).await.expect_status(200);
+    }
+    let gate = upstream.path(&file("zip")).hold_body_at(200_000);
+    let head = Request::new("HEAD", file("info"));
+    let asked = [zip.bytes(), head.bytes(), go_mod.bytes()].concat();
+    connection.write(&asked).await.unwrap();
+    gate.wait_arrivals(1).await;
+    corral.boarded(1).await;
+    corral.ask_to_stop();
+    wait::until("it drains", PATIENCE, async || {
+        corral.admin("/readyz").await.status == 503
+    })
+    .await;
+    // New connections are refused once its workers know.
+    wait::until("it takes no more", PATIENCE, async || {
+        Connection::open(corral.addr()).await.is_err()
+    })
+    .await;
+    gate.release();
+    let body = upstream.body(&file("zip"));
+    connection.read_reply(&zip).await.expect_body(&body);
+    assert!(
+        connection.closed_within(PATIENCE).await,
+        "another answer came"
+    );
+}
+
+// protocol: H13; acceptance: F18
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_without_a_host_is_refused_warm_and_cold() {
+    let (_upstream, corral) = pair(5_000).await;
+    let plain = Request::get(file("mod"));
+    for _ in 0..3 {
+        for wire in [
+            format!("GET {} HTTP/1.1\r\n\r\n", plain.target()),
+            format!(
+                "GET {} HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+                plain.target()
+            ),
+        ] {
+            let mut connection = open(&corral).await;
+            connection.write(wire.as_bytes()).await.unwrap();
+            connection.read_reply(&plain).await.expect_status(400);
+        }
+        let mut connection = open(&corral).await;
+        for _ in 0..2 {
+            connection.send(&plain).await.expect_status(200);
+            // One line end too many is none of the next request's.
+            connection.write(b"\r\n").await.unwrap();
+        }
+    }
+}
+
 // protocol: R04
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_closes_connections_between_requests() {

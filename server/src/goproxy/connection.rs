@@ -72,6 +72,7 @@ pub(super) async fn serve(
         worker,
         socket: Socket::new(stream, REQUEST_HEAD_TIMEOUT),
         input: Input::default(),
+        is_unsent: false,
         patience: REQUEST_HEAD_TIMEOUT,
     };
     // Nothing is left to say of an error: the client went away, or its answer was cut, which was
@@ -84,6 +85,8 @@ struct Connection {
     socket: Socket,
     /// What was received and not answered yet.
     input: Input,
+    /// Whether the end of an answer may still be held back by the kernel.
+    is_unsent: bool,
     /// How long the next request may let us wait.
     patience: Duration,
 }
@@ -91,7 +94,13 @@ struct Connection {
 impl Connection {
     async fn run(mut self, mut stopping: Pin<&mut impl Future<Output = ()>>) -> io::Result<()> {
         loop {
+            // Some clients end a request with one line end too many, which begins no other.
+            self.input.skip_line_ends();
             if self.input.is_empty() {
+                if self.is_unsent {
+                    self.is_unsent = false;
+                    self.socket.push()?;
+                }
                 let input = &mut self.input;
                 let receiving = self.socket.receive(input, self.patience, stopping.as_mut());
                 if !receiving.await? {
@@ -104,6 +113,9 @@ impl Connection {
                     if let Some(hit) = handlers::hit(path, &self.worker.state) {
                         self.input.skip(len);
                         self.answer(&hit).await?;
+                        // Several small answers: the kernel holds all but the first back until
+                        // that is acknowledged.
+                        self.is_unsent |= !self.input.is_empty();
                         continue;
                     }
                     len
@@ -111,12 +123,18 @@ impl Connection {
                 RequestHead::WithoutBody { len } => len,
                 RequestHead::Other => {
                     let input = self.input.take(self.input.bytes().len());
-                    return self.pass_on(input, After::GoesOn).await;
+                    return self.pass_on(input, After::Stream).await;
                 }
             };
             let request = self.input.take(len);
-            self.pass_on(request, After::Ends).await?;
+            self.pass_on(request, After::Nothing).await?;
             self.socket.push()?;
+            // A dispatcher that is told to stop before it has read ends without an answer. What
+            // was asked after that must not be answered in its place.
+            let stopping = poll_fn(|cx| Poll::Ready(stopping.as_mut().poll(cx).is_ready()));
+            if stopping.await {
+                return Ok(());
+            }
         }
     }
 
@@ -167,8 +185,8 @@ impl Connection {
         let passed_on = PassedOn::new(input, Rc::clone(self.socket.stream()), after);
         let mut answered = pin!((self.worker.library)(passed_on));
         // While it waits for a fill, the dispatcher of a single request does not look at the
-        // socket. A client that is gone for sure must not keep its seat there.
-        let mut is_watched = after == After::Ends;
+        // socket. A client that is gone for sure, without having sent more, must not keep its seat.
+        let mut is_watched = after == After::Nothing;
         poll_fn(|cx| {
             if let Poll::Ready(answered) = answered.as_mut().poll(cx) {
                 let cut = |_| io::ErrorKind::ConnectionAborted.into();

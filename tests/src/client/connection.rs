@@ -105,7 +105,7 @@ impl Connection {
     /// Whether the server closes the connection within `bound`, sending nothing more.
     pub async fn closed_within(&mut self, bound: Duration) -> bool {
         let read = tokio::time::timeout(bound, self.stream.read_buf(&mut self.buffer)).await;
-        matches!(read, Ok(Ok(0) | Err(_)))
+        self.buffer.is_empty() && matches!(read, Ok(Ok(0) | Err(_)))
     }
 
     async fn read_into(

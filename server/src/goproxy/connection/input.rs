@@ -34,6 +34,7 @@ impl Input {
     /// Reads more, by `read`, which says how many bytes it put in front of what it was given. What
     /// is here already is dropped, so it is called when everything is answered.
     pub(super) fn refill<T>(&mut self, read: impl FnOnce(&mut [u8]) -> (usize, T)) -> T {
+        debug_assert!(self.is_empty(), "input is dropped unanswered");
         let (len, answer) = read(&mut self.buffer);
         (self.begin, self.end) = (0, len);
         answer
@@ -42,6 +43,14 @@ impl Input {
     /// Drops the first `len` bytes, which are answered.
     pub(super) fn skip(&mut self, len: usize) {
         self.begin = self.end.min(self.begin + len);
+    }
+
+    /// Drops line ends at the front.
+    ///
+    /// Source: RFC 9112 section 2.2, which asks for one to be ignored.
+    pub(super) fn skip_line_ends(&mut self) {
+        let is_line_end = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+        self.skip(self.bytes().iter().take_while(is_line_end).count());
     }
 
     /// Takes the first `len` bytes away, for somebody else to answer.

@@ -4,19 +4,23 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+use super::socket::WRITE_STALL_MAX;
 
 /// What the library reads after the input that it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
-    /// The end, as if the client had closed its half; and closing the connection changes nothing.
-    /// So the dispatcher ends with its answer, and the connection is as it was.
-    Ends,
-    /// Whatever the client sends: the connection is the library's from here on.
-    GoesOn,
+    /// Nothing, as if the client had closed its half; and closing the connection changes nothing.
+    /// So the dispatcher ends with its answer, or without one if it is told to stop before it has
+    /// read, and the connection is as it was.
+    Nothing,
+    /// What the client sends: the connection is the library's from here on.
+    Stream,
 }
 
 /// The reader and writer that a dispatcher of the library gets.
@@ -26,6 +30,8 @@ pub(in crate::goproxy) struct PassedOn {
     read: usize,
     stream: Rc<RefCell<TcpStream>>,
     after: After,
+    /// Rings when the client has taken nothing for too long; only there while it takes nothing.
+    stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl PassedOn {
@@ -35,6 +41,7 @@ impl PassedOn {
             read: 0,
             stream,
             after,
+            stall: None,
         }
     }
 }
@@ -53,19 +60,27 @@ impl AsyncRead for PassedOn {
             return Poll::Ready(Ok(()));
         }
         match self.after {
-            After::Ends => Poll::Ready(Ok(())),
-            After::GoesOn => Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf),
+            After::Nothing => Poll::Ready(Ok(())),
+            After::Stream => Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf),
         }
     }
 }
 
 impl AsyncWrite for PassedOn {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, buf)
+        let written = Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, buf);
+        if written.is_ready() {
+            self.stall = None;
+            return written;
+        }
+        // The dispatcher has no timer for this.
+        let new = || Box::pin(sleep(WRITE_STALL_MAX));
+        ready!(self.stall.get_or_insert_with(new).as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -74,8 +89,8 @@ impl AsyncWrite for PassedOn {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.after {
-            After::Ends => Poll::Ready(Ok(())),
-            After::GoesOn => Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx),
+            After::Nothing => Poll::Ready(Ok(())),
+            After::Stream => Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx),
         }
     }
 }

@@ -10,9 +10,9 @@ use httparse::{Header, Request, Status};
 const FIELDS_MAX: usize = 32;
 
 /// Fields that never change what a hit is answered with, whatever they say; so are all whose name
-/// begins with `x-`, which load balancers add.
-const INERT: [&str; 9] = [
-    "host",
+/// begins with `x-`, which load balancers add. `authorization` is none: answers may come to depend
+/// on it.
+const INERT: [&str; 8] = [
     "user-agent",
     "accept",
     "accept-encoding",
@@ -64,9 +64,12 @@ pub(super) fn read(input: &[u8]) -> RequestHead<'_> {
         return RequestHead::Other;
     };
     let mut is_plain = method == "GET" && target.starts_with('/') && !target.contains(['?', '#']);
+    let mut hosts = 0;
     for field in &*request.headers {
         let is = |name: &&str| field.name.eq_ignore_ascii_case(name);
-        if FRAMING.iter().any(is) {
+        if is(&"host") {
+            hosts += 1;
+        } else if FRAMING.iter().any(is) {
             let is_usual = field.name.eq_ignore_ascii_case("connection")
                 && field.value.eq_ignore_ascii_case(b"keep-alive");
             if !is_usual {
@@ -76,7 +79,8 @@ pub(super) fn read(input: &[u8]) -> RequestHead<'_> {
             is_plain &= INERT.iter().any(is) || is_extension(field.name);
         }
     }
-    if is_plain {
+    // RFC 9112 section 3.2 wants one, and the library refuses any other number.
+    if is_plain && hosts == 1 {
         RequestHead::Plain { len, path: target }
     } else {
         RequestHead::WithoutBody { len }
@@ -127,6 +131,9 @@ mod tests {
             with("Cache-Control: no-cache"),
             with("Disable-Module-Fetch: true"),
             with("Some-Field: x"),
+            with("Authorization: Basic eDp5"),
+            with("Host: another"),
+            GO.replace("Host: 127.0.0.1:8070\r\n", ""),
             GO.replace("GET", "HEAD"),
             GO.replace(".mod", ".mod?go-get=1"),
             GO.replace("GET /", "GET http://h/"),

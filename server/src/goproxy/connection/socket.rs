@@ -19,7 +19,7 @@ use super::input::Input;
 
 /// How long a client may read nothing of an answer that waits for it. Far longer than the slowest
 /// takes to make room: a full socket takes more only when a third of it is free again.
-const WRITE_STALL_MAX: Duration = Duration::from_secs(60 * 60);
+pub(super) const WRITE_STALL_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// The stream of a connection, which a dispatcher of the library may share, and its one timer.
 pub(super) struct Socket {
