@@ -183,7 +183,8 @@ impl Scene<'_> {
 }
 
 /// `each` clients at every one of these servers, all connected before the first asks; every reply
-/// with the moment of its end.
+/// with the moment of its end. As the `go` command does, they keep their connections for what they
+/// may want next, so that nobody's answer waits behind others' closing.
 async fn herd(
     servers: Vec<std::net::SocketAddr>,
     each: usize,
@@ -196,13 +197,16 @@ async fn herd(
         clients.spawn(async move {
             let connection = Connection::open(addr).await;
             barrier.wait().await;
-            let reply = connection?.send(&request).await;
-            Ok::<_, std::io::Error>((reply, Instant::now()))
+            let mut connection = connection?;
+            let reply = connection.send(&request).await;
+            Ok::<_, std::io::Error>((reply, Instant::now(), connection))
         });
     }
-    let mut replies = Vec::new();
-    while let Some(reply) = clients.join_next().await {
-        replies.push(reply.context("a client panicked")??);
+    let (mut replies, mut connections) = (Vec::new(), Vec::new());
+    while let Some(client) = clients.join_next().await {
+        let (reply, at, connection) = client.context("a client panicked")??;
+        replies.push((reply, at));
+        connections.push(connection);
     }
     Ok(replies)
 }
